@@ -1,0 +1,1 @@
+"""The command line: `main` parses what all commands share, each command is a module of its own."""
