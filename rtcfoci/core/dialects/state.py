@@ -1,0 +1,207 @@
+"""Reading and writing the state-event memberships that D2 and D3 share (MSC3401, session form).
+
+In: one state event per device, `org.matrix.msc3401.call.member`. Out: what tells the two generations
+apart, which is `focus_active.focus_selection` (`d2`, `d3`).
+
+Identity is the event's sender with `device_id`, as in deployed readers; `membershipID` is only a
+repetition of it and is not believed.
+"""
+
+from __future__ import annotations
+
+from rtcfoci.core.dialects import (
+    MAX_TRANSPORTS,
+    Leave,
+    OwnEvent,
+    OwnMembership,
+    Parsed,
+    Reading,
+    checked_transports,
+    is_livekit,
+)
+from rtcfoci.core.model import (
+    FocusSelection,
+    JsonObject,
+    Member,
+    Membership,
+    RoomEvent,
+    Slot,
+    Transport,
+)
+
+__all__ = ["DEFAULT_EXPIRES_MS", "EXTENSION", "MAX_AGE_MS", "StateDialect", "state_member_id"]
+
+DEFAULT_EXPIRES_MS = 4 * 3600 * 1000
+"""What `expires` means when it is absent, as in matrix-js-sdk."""
+MAX_AGE_MS = 30 * 24 * 3600 * 1000
+"""How far a membership may reach from its event into the past (`created_ts`) and the future (`expires`).
+
+Both are claims of the sender. Clients that let `expires` grow by four hours every hour stay within it
+for ten days."""
+EXTENSION = "rtcfoci.transports"
+"""Where our transports other than LiveKit travel: in `foci_preferred` they would make Element X drop
+the whole membership."""
+_EVENT_TYPES = ("org.matrix.msc3401.call.member", "m.call.member")
+_SESSION_FIELDS = frozenset(
+    {
+        "application", "call_id", "scope", "device_id", "membershipID", "expires", "created_ts",
+        "focus_active", "foci_preferred", EXTENSION,
+    }
+)  # fmt: skip
+"""All other top-level keys are the application's."""
+
+
+def state_member_id(user_id: str, device_id: str) -> str:
+    """Build the member id of the state dialects."""
+    return f"{user_id}:{device_id}"
+
+
+class StateDialect:
+    """What D2 and D3 share; they differ by name and by how foci are found."""
+
+    name: str
+    event_types: tuple[str, ...] = _EVENT_TYPES
+    sticky = False
+    _selection: FocusSelection
+    _selection_name: str
+    """The wire name of the selection."""
+
+    def reads(self, event: RoomEvent) -> bool:
+        """Tell whether the event is a per-device membership, or a leave, of this generation."""
+        content: object = event.content
+        if event.type not in self.event_types or not isinstance(content, dict):
+            return False
+        if not content:
+            return True
+        if "memberships" in content or "m.calls" in content:
+            return False  # D1 and D0 use the same type
+        focus_active = content.get("focus_active")
+        selection = focus_active.get("focus_selection") if isinstance(focus_active, dict) else None
+        # Whatever is not D2's, an unknown selection included, is read as D3.
+        oldest = selection == FocusSelection.OLDEST_MEMBERSHIP.value
+        return oldest == (self._selection is FocusSelection.OLDEST_MEMBERSHIP)
+
+    def parse(self, event: RoomEvent, room_id: str) -> Parsed:
+        """Turn the event into a membership, a leave, or all its problems."""
+        content = event.content
+        reading = Reading()
+        owner = event.state_key
+        if owner is None:
+            reading.problem("not_state", f"{event.type} is not a state event")
+        elif not content:
+            return Leave(dialect=self.name)  # whoever sent it: a moderator may clear away a ghost
+        elif (owner := owner.removeprefix("_")).startswith("@") and not owner.startswith(
+            event.sender
+        ):
+            reading.problem("foreign_state_key", "the state key names another user")
+        device_id = reading.string(content, "device_id") or ""
+        application = reading.string(content, "application") or ""
+        if content.get("call_id") is None:
+            reading.problem("missing_field", "call_id is missing")
+        call_id = reading.string(content, "call_id", required=False) or ""
+        reading.string(content, "scope", required=False)
+        focus_active = reading.mapping(content, "focus_active")
+        if focus_active is not None:
+            reading.string(focus_active, "type", "focus_active.type")
+        transports = reading.transports(content, "foci_preferred")
+        created_ts_ms = reading.integer(content, "created_ts")
+        expires_ms = reading.integer(content, "expires")
+        if reading.problems:
+            return reading.result()
+        if call_id == "" and application == "m.call":
+            call_id = "ROOM"
+        others, can_subscribe = _read_extension(content)
+        origin = event.origin_server_ts_ms
+        created = origin if created_ts_ms is None else created_ts_ms
+        lifetime = DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms
+        return Membership(
+            member=Member(
+                user_id=event.sender,
+                device_id=device_id,
+                member_id=state_member_id(event.sender, device_id),
+            ),
+            # Built, never parsed (MSC4143): the name is the call id.
+            slot_id=f"{application}#{call_id}",
+            transports=transports + others,
+            can_subscribe=can_subscribe,
+            focus_selection=self._selection,
+            application={
+                "type": application,
+                **{key: content[key] for key in content if key not in _SESSION_FIELDS},
+            },
+            created_ts_ms=min(origin, max(created, origin - MAX_AGE_MS)),
+            expires_ts_ms=min(created + lifetime, min(origin, event.received_ts_ms) + MAX_AGE_MS),
+            dialect=self.name,
+            event_id=event.event_id,
+            room_id=room_id,
+            encrypted=event.encrypted,
+        )
+
+    def join(self, own: OwnMembership) -> OwnEvent:
+        """Announce us."""
+        return self._event(own, self._content(own, own.lifetime_ms))
+
+    def refresh(self, own: OwnMembership, *, created_ts_ms: int, now_ts_ms: int) -> OwnEvent:
+        """Announce us again: `created_ts` stays, and `expires`, which counts from it, grows."""
+        expires_ms = max(0, now_ts_ms - created_ts_ms) + own.lifetime_ms
+        content = {**self._content(own, expires_ms), "created_ts": created_ts_ms}
+        return self._event(own, content)
+
+    def leave(self, own: OwnMembership) -> OwnEvent:
+        """Withdraw: empty content."""
+        return self._event(own, {})
+
+    def _event(self, own: OwnMembership, content: JsonObject) -> OwnEvent:
+        return OwnEvent(
+            type=self.event_types[0],
+            content=content,
+            state_key=_state_key(own.slot, own.member, own.owned_state),
+        )
+
+    def _content(self, own: OwnMembership, expires_ms: int) -> dict[str, object]:
+        transports = checked_transports(own)
+        user_id, device_id = own.member.user_id, own.member.device_id or ""
+        foci: list[JsonObject] = [
+            # Element X needs the alias; clients in the field put the room id there.
+            {"livekit_alias": own.slot.room_id, **raw}
+            for raw in transports
+            if is_livekit(raw)
+        ]
+        others = [raw for raw in transports if not is_livekit(raw)] if foci else []
+        foci = foci or transports
+        content: dict[str, object] = {
+            **{k: v for k, v in own.application.items() if k not in _SESSION_FIELDS | {"type"}},
+            "application": own.slot.application,
+            "call_id": _call_id(own.slot),
+            "scope": "m.room",
+            "device_id": device_id,
+            "membershipID": state_member_id(user_id, device_id),
+            "expires": expires_ms,
+            # The type is `livekit` whatever we use: any other crashes Element Call 0.26.1.
+            "focus_active": {"type": "livekit", "focus_selection": self._selection_name},
+            "foci_preferred": foci,
+        }
+        if others or set(own.can_subscribe) - {focus["type"] for focus in foci}:
+            content[EXTENSION] = {"published": others, "can_subscribe": list(own.can_subscribe)}
+        return content
+
+
+def _call_id(slot: Slot) -> str:
+    """`""` stands for `ROOM`, and only in `m.call`."""
+    return "" if (slot.application, slot.name) == ("m.call", "ROOM") else slot.name
+
+
+def _state_key(slot: Slot, member: Member, owned_state: bool) -> str:
+    prefix = "" if owned_state else "_"
+    return f"{prefix}{member.user_id}_{member.device_id or ''}_{slot.application}{_call_id(slot)}"
+
+
+def _read_extension(content: JsonObject) -> tuple[tuple[Transport, ...], tuple[str, ...] | None]:
+    """Read our own addition; when it is malformed the membership counts without it."""
+    reading = Reading()
+    extension = reading.mapping(content, EXTENSION, required=False)
+    if extension is None:
+        return (), None
+    published = reading.transports(extension, "published")
+    can_subscribe = reading.strings(extension, "can_subscribe", "can_subscribe")
+    return ((), None) if reading.problems else (published[:MAX_TRANSPORTS], can_subscribe)

@@ -1,0 +1,398 @@
+"""The session: who is a member, what changed, and that nobody can upset it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rtcfoci.core.model import Slot, SlotStatus
+from rtcfoci.core.session import (
+    EventIgnored,
+    LeftReason,
+    MemberChanged,
+    MemberJoined,
+    MemberLeft,
+    MemberRefreshed,
+    Session,
+    SlotChanged,
+)
+
+HOUR_MS = 3_600_000
+SLOT_TYPE = "org.matrix.msc4143.rtc.slot"
+
+
+class Driven:
+    """A session with what a test needs around it: it keeps its own list of members by the diffs."""
+
+    def __init__(self, room, **more):
+        self.room = room
+        self.session = Session(room.slot, room.dialects, **more)
+        self.by_diffs = {}
+
+    def take(self, event, at_ms=None):
+        at_ms = event.received_ts_ms if at_ms is None else at_ms
+        return self._check(self.session.receive(event, self.room.now(at_ms)))
+
+    def timer(self, at_ms):
+        return self._check(self.session.handle_timer(self.room.now(at_ms)))
+
+    def in_room(self, *users):
+        for user in users:
+            self.take(self.room.presence(user), 0)
+        return self
+
+    def _check(self, diffs):
+        for diff in diffs:
+            match diff:
+                case MemberJoined(membership):
+                    assert membership.member not in self.by_diffs
+                    self.by_diffs[membership.member] = membership
+                case MemberLeft(membership, _):
+                    assert self.by_diffs.pop(membership.member) == membership
+                case MemberChanged(old, new) | MemberRefreshed(old, new):
+                    assert old.member == new.member
+                    assert self.by_diffs[old.member] == old
+                    self.by_diffs[new.member] = new
+        members = self.session.members
+        assert len(members) == len(self.session)
+        assert {m.member: m for m in members} == self.by_diffs
+        assert list(members) == sorted(members, key=lambda m: (m.created_ts_ms, m.member.order))
+        devices = [(m.member.user_id, m.member.device_id) for m in members if m.member.device_id]
+        assert len(devices) == len(set(devices))
+        return diffs
+
+
+@pytest.fixture
+def driven(room):
+    return Driven(room).in_room("@u:hs", "@v:hs")
+
+
+def kinds(diffs):
+    return [type(diff).__name__ for diff in diffs]
+
+
+@pytest.mark.parametrize("dialect", ["d2", "d3", "superset"])
+def test_join_refresh_change_leave(room, driven, dialect):
+    dialect = getattr(room, dialect)
+    join = room.write(dialect, "join", 1000)
+    (joined,) = driven.take(join)
+    assert isinstance(joined, MemberJoined)
+    assert driven.session.find("@u:hs", "DEV") == joined.membership
+    assert driven.session.has(joined.membership.member)
+    assert driven.take(join) == ()
+
+    (refreshed,) = driven.take(room.write(dialect, "refresh", 5000, created_ts_ms=1000))
+    assert isinstance(refreshed, MemberRefreshed)
+    assert refreshed.new.created_ts_ms == 1000
+    assert refreshed.new.expires_ts_ms == joined.membership.expires_ts_ms + 4000
+
+    both = room.own(transports=(room.livekit, room.mesh))
+    (changed,) = driven.take(room.write(dialect, "refresh", 6000, both, created_ts_ms=1000))
+    assert isinstance(changed, MemberChanged)
+    assert [t.type for t in changed.new.transports] == ["livekit", "rtcfoci.mesh"]
+
+    (left,) = driven.take(room.write(dialect, "leave", 7000))
+    assert left == MemberLeft(changed.new, LeftReason.LEFT)
+    assert driven.session.members == ()
+    assert driven.session.find("@u:hs", "DEV") is None
+    assert not driven.session.has(joined.membership.member)
+
+
+def test_state_follows_the_homeserver_even_when_its_times_do_not(room, driven):
+    """Seen on Synapse: a delayed leave that fires at its start, beside our new membership."""
+    leave = room.write(room.d3, "leave", 1000)
+    driven.take(room.write(room.d3, "join", 2000))
+    assert kinds(driven.take(leave, 3000)) == ["MemberLeft"]
+    assert driven.session.members == ()
+    assert driven.take(leave, 3000) == ()
+
+
+def test_a_late_sticky_leave_of_an_earlier_join_changes_nothing(room, driven):
+    old = room.write(room.superset, "join", 1000)
+    leave = room.write(room.superset, "leave", 2000)
+    new = room.write(room.superset, "join", 3000)
+    driven.take(old)
+    driven.take(new)
+    diffs = driven.take(leave, 4000)
+    (membership,) = driven.session.members
+    assert membership.event_id == new.event_id
+    # After a leave the same key is another join: it does not inherit the time of the first.
+    assert kinds(diffs) == ["MemberChanged"]
+    assert membership.created_ts_ms == 3000
+
+
+def test_expiry_by_timer(room, driven):
+    driven.take(room.write(room.d3, "join", 1000, room.own(lifetime_ms=5000)))
+    driven.take(room.write(room.superset, "join", 1000, room.own("@v:hs")))
+    assert driven.session.next_timer_ts_ms == 6000
+    assert driven.timer(5999) == ()
+    (left,) = driven.timer(6000)
+    assert (left.membership.member.user_id, left.reason) == ("@u:hs", LeftReason.EXPIRED)
+    assert driven.session.next_timer_ts_ms == 1000 + HOUR_MS
+    (left,) = driven.timer(1000 + HOUR_MS)
+    assert (left.membership.member.user_id, left.reason) == ("@v:hs", LeftReason.EXPIRED)
+    assert driven.session.next_timer_ts_ms is None
+
+
+def test_any_event_lets_go_of_what_has_expired(room, driven):
+    driven.take(room.write(room.d3, "join", 1000, room.own(lifetime_ms=5000)))
+    (left,) = driven.take(room.event("m.room.message", {}, 9000))
+    assert left.reason is LeftReason.EXPIRED
+
+
+def test_a_membership_that_has_expired_on_arrival(room, driven):
+    driven.take(room.write(room.d3, "join", 1000))
+    # To the millisecond: a membership no longer counts at the time that it names.
+    (left,) = driven.take(room.write(room.d3, "join", 2000, room.own(lifetime_ms=5000)), 7000)
+    assert left.reason is LeftReason.EXPIRED
+    assert driven.session.next_timer_ts_ms is None
+
+
+def test_a_refresh_moves_the_timer_and_old_expiries_are_cleared_away(room, driven):
+    for n in range(300):
+        driven.take(room.write(room.d3, "refresh", 1000 + n, created_ts_ms=1000))
+    assert driven.session.next_timer_ts_ms == 1299 + 4 * HOUR_MS
+    assert len(driven.session._expiries) < 100
+
+
+@pytest.mark.parametrize("expires", [2**53 - 1, 10**15])
+def test_hostile_expiry_keeps_the_timer_within_a_month(room, driven, expires):
+    event = room.write(room.d3, "join", 1000)
+    driven.take(replace(event, content={**event.content, "expires": expires, "created_ts": 1}))
+    assert driven.session.next_timer_ts_ms == 1000 + 30 * 24 * HOUR_MS
+
+
+def test_a_refreshed_sticky_member_stays_as_old_as_it_is(room, driven):
+    driven.take(room.write(room.superset, "join", 1000))
+    driven.take(room.write(room.superset, "join", 2000, room.own("@v:hs")))
+    for minutes in range(50, 301, 50):
+        at_ms = 1000 + minutes * 60_000
+        driven.take(room.write(room.superset, "refresh", at_ms, created_ts_ms=0), at_ms)
+    (membership,) = driven.session.members
+    assert membership.created_ts_ms == 1000
+    assert membership.expires_ts_ms == 1000 + 300 * 60_000 + HOUR_MS
+
+
+def test_an_unreadable_event_in_between_does_not_break_the_chain(room, driven):
+    join = room.write(room.superset, "join", 1000)
+    driven.take(join)
+    broken = room.write(room.superset, "join", 2000)
+    diffs = driven.take(replace(broken, content={**broken.content, "member": 7}))
+    assert kinds(diffs) == ["EventIgnored", "MemberLeft"]
+    assert diffs[1].reason is LeftReason.INVALID
+    (joined,) = driven.take(room.write(room.superset, "join", 3000))
+    assert joined.membership.created_ts_ms == 1000
+
+
+def test_another_member_under_the_same_key_is_another_join(room, driven):
+    join = room.write(room.superset, "join", 1000)
+    driven.take(join)
+    other = room.write(room.superset, "join", 2000)
+    member = {**other.content["member"], "id": "other"}
+    left, joined = driven.take(replace(other, content={**other.content, "member": member}))
+    assert left.reason is LeftReason.REPLACED
+    assert joined.membership.created_ts_ms == 2000
+
+
+def test_ordered_by_time_then_identity(room, driven):
+    for user, device, ts_ms in [
+        ("@v:hs", "A", 5),
+        ("@u:hs", "B", 5),
+        ("@u:hs", "A", 5),
+        ("@v:hs", "C", 1),
+    ]:
+        driven.take(room.write(room.d3, "join", ts_ms, room.own(user, device)), 10)
+    assert [str(m.member) for m in driven.session.members] == [
+        "@v:hs/C", "@u:hs/A", "@u:hs/B", "@v:hs/A",
+    ]  # fmt: skip
+
+
+def test_one_device_is_one_member_whatever_it_sends(room, driven):
+    driven.take(room.write(room.d3, "join", 1000))
+    left, joined = driven.take(room.write(room.superset, "join", 2000, room.own(member_id="a")))
+    assert left.reason is LeftReason.REPLACED
+    assert joined.membership.member.member_id == "a"
+    left, joined = driven.take(room.write(room.superset, "join", 3000, room.own(member_id="b")))
+    assert (left.membership.member.member_id, joined.membership.member.member_id) == ("a", "b")
+    # The older ones end without anybody noticing, the newest one uncovers what is left.
+    assert driven.take(room.write(room.superset, "leave", 4000, room.own(member_id="a"))) == ()
+    left, joined = driven.take(room.write(room.superset, "leave", 5000, room.own(member_id="b")))
+    assert left.reason is LeftReason.REPLACED
+    assert joined.membership.dialect == "D3"
+
+
+def test_members_without_a_known_device_are_apart(room, driven):
+    for member_id in "ab":
+        event = room.write(room.superset, "join", 1000, room.own(member_id=member_id))
+        member = {"id": member_id, "membership": "join"}
+        driven.take(replace(event, content={**event.content, "member": member}))
+    assert len(driven.session) == 2
+
+
+def test_who_is_not_in_the_room_is_not_in_the_session(room):
+    driven = Driven(room)
+    for n, dialect in enumerate((room.d3, room.superset)):
+        assert driven.take(room.write(dialect, "join", 1000, room.own(device=f"D{n}"))) == ()
+    assert kinds(driven.take(room.presence("@u:hs", 2000))) == ["MemberJoined"] * 2
+    assert driven.take(room.presence("@u:hs", 2001)) == ()
+    # A ban by somebody whose server's clock is behind is a ban.
+    diffs = driven.take(room.presence("@u:hs", 1500, "ban", sender="@mod:hs"))
+    assert [diff.reason for diff in diffs] == [LeftReason.NOT_IN_ROOM] * 2
+    assert driven.take(room.presence("@nobody:hs", 1500, "leave")) == ()
+
+
+def test_slots(room, driven):
+    driven.take(room.write(room.d3, "join", 1000))
+    driven.take(room.write(room.superset, "join", 1000, room.own("@v:hs")))
+    assert driven.session.slot_status is SlotStatus.ABSENT
+
+    def slot(content, ts_ms, event_type=SLOT_TYPE, key="m.call#ROOM", **more):
+        return driven.take(room.event(event_type, content, ts_ms, state_key=key, **more))
+
+    opened = {"status": "open", "application": {"type": "m.call"}}
+    closed = {**opened, "status": "closed"}
+    assert slot(closed, 1500, key="m.call#other") == ()
+    assert slot(opened, 2000) == (SlotChanged(SlotStatus.OPEN),)
+    changed, left = slot(closed, 3000, event_id="$closed")
+    assert changed == SlotChanged(SlotStatus.CLOSED)
+    assert (left.membership.member.user_id, left.reason) == ("@v:hs", LeftReason.SLOT)
+    assert kinds(slot(opened, 2500, sender="@mod:slow.hs")) == ["SlotChanged", "MemberJoined"]
+    assert kinds(slot({}, 4000, "m.rtc.slot", event_id="$stable")) == ["SlotChanged", "MemberLeft"]
+    assert slot(opened, 3500, sender="@mod:slow.hs") == ()  # the stable one is newer
+    assert kinds(slot(opened, 5000, event_id="$last")) == ["SlotChanged", "MemberJoined"]
+    redaction = room.event("m.room.redaction", {}, 6000, redacts="$last")
+    assert kinds(driven.take(redaction)) == ["SlotChanged", "MemberLeft"]
+
+
+def test_sticky_members_of_a_closed_slot_wait_for_it_to_open(room, driven):
+    closed = {"status": "closed", "application": {"type": "m.call"}}
+    opened = {**closed, "status": "open"}
+    driven.take(room.event(SLOT_TYPE, closed, 500, state_key="m.call#ROOM"))
+    assert driven.take(room.write(room.superset, "join", 1000)) == ()
+    driven.take(room.write(room.superset, "join", 1000, room.own("@v:hs")))
+    driven.take(room.write(room.superset, "leave", 1100, room.own("@v:hs")))
+    assert kinds(driven.take(room.event(SLOT_TYPE, opened, 2000, state_key="m.call#ROOM"))) == [
+        "SlotChanged",
+        "MemberJoined",
+    ]
+
+
+def test_a_policy_sees_the_room(room):
+    def strict(membership, sticky, view):
+        return view.slot_status is SlotStatus.OPEN and (
+            not view.room_encrypted or (view.slot_encrypted and membership.encrypted)
+        )
+
+    driven = Driven(room, counts=strict).in_room("@u:hs")
+    opened = {"status": "open", "application": {"type": "m.call"}}
+    assert driven.take(room.write(room.d3, "join", 1000)) == ()
+    diffs = driven.take(room.event(SLOT_TYPE, opened, 2000, state_key="m.call#ROOM"))
+    assert kinds(diffs) == ["SlotChanged", "MemberJoined"]
+    encryption = room.event("m.room.encryption", {}, 3000, state_key="")
+    (left,) = driven.take(encryption)
+    assert left.reason is LeftReason.SLOT
+    assert driven.take(encryption) == ()
+    opened = {**opened, "encryption": {"type": "org.matrix.msc4143.per_member"}}
+    assert driven.take(room.event(SLOT_TYPE, opened, 4000, state_key="m.call#ROOM")) == ()
+    (joined,) = driven.take(room.write(room.superset, "join", 5000, encrypted=True))
+    assert joined.membership.encrypted
+
+
+def test_other_slots_are_not_ours(room, driven):
+    board = Slot(room_id=room.slot.room_id, application="org.board")
+    own = replace(room.own(), slot=board)
+    assert driven.take(room.write(room.d3, "join", 1000, own)) == ()
+    # By the same sticky key a member moves to another slot.
+    driven.take(room.write(room.superset, "join", 1000))
+    (left,) = driven.take(room.write(room.superset, "join", 2000, own))
+    assert left.reason is LeftReason.LEFT
+
+
+@pytest.mark.parametrize("dialect", ["d3", "superset"])
+def test_redaction(room, driven, dialect):
+    dialect = getattr(room, dialect)
+    first, second = room.write(dialect, "join", 1000), room.write(dialect, "join", 2000)
+    driven.take(first)
+    driven.take(second)
+    diffs = driven.take(room.event("m.room.redaction", {}, 3000, redacts=second.event_id))
+    if dialect is room.d3:
+        assert [diff.reason for diff in diffs] == [LeftReason.REDACTED]
+    else:
+        assert kinds(diffs) == ["MemberRefreshed"]
+        assert driven.session.members[0].event_id == first.event_id
+        assert kinds(driven.take(room.event("x", {}, 3000, redacts=first.event_id))) == [
+            "MemberLeft"
+        ]
+    assert driven.take(second) == ()
+    assert driven.session.members == ()
+
+
+@pytest.mark.parametrize("dialect", ["d3", "superset"])
+def test_a_redaction_that_comes_first(room, driven, dialect):
+    dialect = getattr(room, dialect)
+    driven.take(room.write(dialect, "join", 1000))
+    gone = room.write(dialect, "join", 2000, event_id="$gone")
+    driven.take(room.event("m.room.redaction", {}, 3000, redacts="$gone"))
+    diffs = driven.take(gone)
+    assert kinds(diffs) == (["MemberLeft"] if dialect is room.d3 else [])
+
+
+def test_remembered_redactions_are_bounded(room, driven):
+    for n in range(1000):
+        driven.take(room.event("m.room.redaction", {}, n, redacts=f"$none{n}"))
+    assert len(driven.session._early_redactions) == 256
+
+
+def test_a_redacted_leave_brings_the_join_back(room, driven):
+    driven.take(room.write(room.superset, "join", 1000))
+    driven.take(room.write(room.superset, "leave", 2000, event_id="$leave"))
+    (joined,) = driven.take(room.event("m.room.redaction", {}, 3000, redacts="$leave"))
+    assert joined.membership.created_ts_ms == 1000
+
+
+def test_state_of_another_sender_replaces_at_once(room, driven):
+    driven.take(room.write(room.d3, "join", 5000))
+    (left,) = driven.take(room.write(room.d3, "leave", 1000, sender="@mod:hs"))
+    assert left.reason is LeftReason.LEFT
+    assert kinds(driven.take(room.write(room.d3, "join", 6000))) == ["MemberJoined"]
+    # A foreign membership is nobody's, and still the room's state.
+    diffs = driven.take(room.write(room.d3, "join", 5500, sender="@v:hs"))
+    assert kinds(diffs) == ["EventIgnored", "MemberLeft"]
+    assert diffs[1].reason is LeftReason.INVALID
+
+
+def test_what_is_ignored_says_why(room, driven):
+    (ignored,) = driven.take(
+        room.event("org.matrix.msc3401.call.member", {"memberships": []}, 1000, state_key="@u:hs")
+    )
+    assert isinstance(ignored, EventIgnored)
+    assert (ignored.sender, [p.code for p in ignored.problems]) == ("@u:hs", ["unknown_dialect"])
+    (ignored,) = driven.take(room.event("org.matrix.msc4143.rtc.member", [], 1000))
+    assert [p.code for p in ignored.problems] == ["wrong_type"]
+    (ignored,) = driven.take(room.event("org.matrix.msc3401.call.member", {}, 1000))
+    assert ignored.problems[0].code == "not_state"
+    assert driven.take(room.event("m.room.member", {}, 1000)) == ()
+
+
+def test_dialects_decide_what_is_read(room):
+    session = Session(room.slot, [room.d3])
+    session.receive(room.presence("@u:hs"), room.now(0))
+    assert session.receive(room.write(room.superset, "join", 1), room.now(1)) == ()
+    (ignored,) = session.receive(room.write(room.d2, "join", 1), room.now(1))
+    assert isinstance(ignored, EventIgnored)
+    assert kinds(session.receive(room.write(room.d3, "join", 2), room.now(2))) == ["MemberJoined"]
+
+
+def test_one_device_with_thousands_of_keys_costs_no_more_each(room, driven):
+    """A device that joins under ever new keys is still one member, and one step is one step."""
+    count = 3000
+    for n in range(count):
+        driven.session.receive(
+            room.write(room.superset, "join", 1000 + n, room.own(member_id=f"m{n}")),
+            room.now(1000 + n),
+        )
+    (membership,) = driven.session.members
+    assert membership.member.member_id == f"m{count - 1}"
+    diffs = driven.session.receive(room.presence("@u:hs", 9000, "leave"), room.now(9000))
+    assert kinds(diffs) == ["MemberLeft"]
