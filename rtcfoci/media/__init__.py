@@ -1,0 +1,1 @@
+"""Media shared by every backend: frames, tracks, sources and sinks."""
