@@ -1,0 +1,142 @@
+"""The context that a call gives its backends.
+
+In: one `CallContext` for each focus type in a call. Out: the policy behind it (`trust`), and the
+envelope around signals (`rtcfoci.core.signals`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol, TypeVar
+
+from rtcfoci.call.trust import TrustedHttp
+from rtcfoci.core.model import JsonObject, Member, Now, Slot
+from rtcfoci.errors import BackendError, ClientError
+from rtcfoci.matrix.client import MatrixClient
+from rtcfoci.media.frames import Kind
+from rtcfoci.plugin.context import HttpResponse, WebSocket
+
+__all__ = ["CallContext", "Host"]
+
+_T = TypeVar("_T")
+
+
+class Host(Protocol):
+    """What a context needs of its call."""
+
+    slot: Slot
+    member: Member
+    encrypted: bool
+    announced: frozenset[Kind]
+    client: MatrixClient
+    counters: Counter[str]
+    loop: asyncio.AbstractEventLoop
+
+    def now(self) -> Now: ...
+    async def send_signal(self, focus_type: str, member: Member, payload: JsonObject) -> None: ...
+    def spawn(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]: ...
+
+
+class CallContext:
+    """Everything a backend may use of the outside world; thread-safe.
+
+    Calls that come from another loop than the call's are carried over to it.
+    """
+
+    def __init__(self, host: Host, focus_type: str, http: TrustedHttp) -> None:
+        self._host = host
+        self._focus_type = focus_type
+        self._http = http
+        self.slot: Slot = host.slot
+        self.member: Member = host.member
+        self.encrypted: bool = host.encrypted
+        self.announced: frozenset[Kind] = host.announced
+        self.log: logging.LoggerAdapter[logging.Logger] = logging.LoggerAdapter(
+            logging.getLogger(f"rtcfoci.focus.{focus_type}"), {"room_id": host.slot.room_id}
+        )
+
+    def now(self) -> Now:
+        return self._host.now()
+
+    async def send_signal(self, member: Member, payload: JsonObject) -> None:
+        await self._at_home(lambda: self._host.send_signal(self._focus_type, member, payload))
+
+    async def homeserver(
+        self, method: str, path: str, body: JsonObject | None = None
+    ) -> JsonObject:
+        return await self._at_home(lambda: self._host.client.request(method, path, body=body))
+
+    async def http(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: JsonObject | None = None,
+        timeout_s: float = 10.0,
+        trusted: bool = False,
+    ) -> HttpResponse:
+        return await self._at_home(
+            lambda: self._http.http(method, url, body=body, timeout_s=timeout_s, trusted=trusted)
+        )
+
+    async def websocket(
+        self, url: str, *, timeout_s: float = 10.0, trusted: bool = False
+    ) -> WebSocket:
+        return await self._at_home(
+            lambda: self._http.websocket(url, timeout_s=timeout_s, trusted=trusted)
+        )
+
+    def check_url(self, url: str, *, trusted: bool = False) -> None:
+        self._http.check_url(url, trusted=trusted)
+
+    def spawn(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
+        """Run work on the call's loop; call it from there."""
+        return self._host.spawn(work, name=f"{self._focus_type}: {name}")
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
+        if _running_loop() is self._host.loop:
+            return self._host.loop.call_later(delay_s, callback).cancel
+        handles: list[asyncio.TimerHandle] = []
+        cancelled = False
+
+        def arm() -> None:
+            if not cancelled:
+                handles.append(self._host.loop.call_later(delay_s, callback))
+
+        def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+            for handle in handles:
+                self._host.loop.call_soon_threadsafe(handle.cancel)
+
+        self._host.loop.call_soon_threadsafe(arm)
+        return cancel
+
+    def count(self, name: str, amount: int = 1) -> None:
+        self._host.counters[f"{self._focus_type}.{name}"] += amount
+
+    async def _at_home(self, start: Callable[[], Awaitable[_T]]) -> _T:
+        async def run() -> _T:
+            try:
+                return await start()
+            except ClientError as error:
+                raise BackendError(
+                    error.what,
+                    why=error.why,
+                    do=error.do,
+                    retryable=error.status == 0 or error.status == 429 or error.status >= 500,
+                ) from None
+
+        if _running_loop() is self._host.loop:
+            return await run()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._host.loop))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,352 @@
+"""Bringing a call up, and taking it down whatever happens.
+
+In: `join`. Out: each step's own work: `preflight`, `foci`, `presence`, `call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal, cast
+
+from rtcfoci.call.call import Call
+from rtcfoci.call.context import CallContext
+from rtcfoci.call.foci import Accepted, Foci
+from rtcfoci.call.preflight import RoomFacts, inspect_room, require_power
+from rtcfoci.call.presence import Presence, Writer
+from rtcfoci.call.sessions import find_dialect, installed_dialects
+from rtcfoci.call.signalling import Signalling
+from rtcfoci.call.trust import TrustedHttp, TrustPolicy, origins_in
+from rtcfoci.core.dialects import Dialect, OwnMembership, is_livekit
+from rtcfoci.core.dialects.state import state_member_id
+from rtcfoci.core.lifecycle import LifecycleConfig
+from rtcfoci.core.model import JsonObject, Member, Now, Slot, SlotStatus, Transport
+from rtcfoci.core.selection import SelectionPolicy
+from rtcfoci.core.session import Session
+from rtcfoci.core.slots import SLOT_EVENT_TYPES
+from rtcfoci.core.slots import open_slot as write_open_slot
+from rtcfoci.errors import (
+    ClientError,
+    PreflightError,
+    RtcfociError,
+    SelectionError,
+    UsageError,
+)
+from rtcfoci.matrix.client import MatrixClient, ServerSupport
+from rtcfoci.matrix.rooms import resolve_alias
+from rtcfoci.media.frames import Kind
+from rtcfoci.plugin.hookspecs import FocusType, Security, Topology
+from rtcfoci.plugin.manager import PluginManager
+from rtcfoci.plugin.reference import resolve
+
+if TYPE_CHECKING:
+    import nio
+
+__all__ = ["Focus", "join"]
+
+Focus = str | tuple[str, Mapping[str, object]]
+"""A focus type by type string or alias, alone or with its configuration."""
+
+_RTC_TRANSPORTS = "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"
+_OWNED_STATE = ("org.matrix.msc3757", "org.matrix.msc3779")
+"""Room versions in which users own the state keys that start with their id."""
+
+
+@asynccontextmanager
+async def join(
+    client: MatrixClient | nio.AsyncClient,
+    room: str,
+    *,
+    foci: Sequence[Focus],
+    slot: str = "ROOM",
+    application: str = "m.call",
+    application_data: JsonObject | None = None,
+    announce: Iterable[Kind] = (),
+    dialect: str | None = None,
+    selection: str | None = None,
+    open_slot: Literal["auto", "never"] = "auto",
+    allow_insecure: bool = False,
+    trust: TrustPolicy | None = None,
+    lifecycle: LifecycleConfig | None = None,
+    plugins: PluginManager | None = None,
+    now: Callable[[], Now] | None = None,
+) -> AsyncIterator[Call]:
+    """Join a call; on leaving the block, whatever the reason, the membership is withdrawn.
+
+    Safe to cancel at any point. Before anything is sent a preflight refuses what cannot work.
+
+    :param client: from `rtcfoci.connect`, or the matrix-nio client of a bot.
+    :param room: room id or alias.
+    :param foci: focus types to accept, in order of preference.
+    :param slot: name of the slot; with the application it makes the slot id (`m.call#ROOM`).
+    :param application: application type.
+    :param application_data: the application's own data in the membership.
+    :param announce: kinds of media that will be published; some foci decide by it who fits.
+    :param dialect: membership dialect to write, such as `D3`; chosen by the rules of the house
+        unless given.
+    :param selection: name of a selection policy; `oldest_membership` for elected types, else
+        `each_its_own`.
+    :param open_slot: `auto` opens an existing closed slot where our power permits; no slot is ever
+        created or closed.
+    :param allow_insecure: in an encrypted room, accept foci that protect media or data less.
+    :param plugins: what is installed, if it was loaded already.
+    :param now: both clocks; only tests need it.
+    :raises UsageError: for an unknown focus type, dialect or policy.
+    :raises PreflightError: with everything that would make the join fail.
+    :raises SelectionError: when no accepted focus type can be used.
+    :raises ClientError: when the homeserver refuses or does not answer.
+    """
+    manager = plugins or PluginManager.load()
+    chosen = _chosen(manager, foci)
+    async with _adapted(client) as adapter:
+        room_id = await resolve_alias(adapter, room)
+        place = Slot(room_id=room_id, application=application, name=slot)
+        facts, support = await asyncio.gather(inspect_room(adapter, room_id), adapter.support())
+        usable = _secure_enough([kind for kind, _ in chosen], facts, allow_insecure)
+        if facts.encrypted and any(kind.capabilities.needs_signalling for kind in usable):
+            _require_encryption(adapter)
+        configs = [(kind, config) for kind, config in chosen if kind in usable]
+        advertised = await _advertised(adapter, support, usable)
+        written = _dialect(manager, dialect, usable, advertised, facts, support)
+        require_power(facts, adapter.user_id, written.event_types[0], state=not written.sticky)
+        call = Call(
+            adapter,
+            place,
+            _own_member(adapter, written),
+            encrypted=facts.encrypted,
+            announced=frozenset(announce),
+            now=now,
+        )
+        call.insecure = allow_insecure
+        try:
+            known = origins_in([*(c for _, c in configs), *(t.raw for t in advertised)])
+            http = TrustedHttp(trust or TrustPolicy(), known)
+            call.on_closing(http.aclose)
+            call.foci = Foci(
+                [_accept(manager, call, http, kind, config) for kind, config in configs],
+                own=call.member,
+                policy=_policy(manager, selection or _usual_policy(usable[0])),
+                trust=http.policy,
+                observer=call,
+                spawn=call.spawn,
+                now_s=lambda: call.now().s,
+                explain=manager.explain,
+            )
+            call.on_closing(call.foci.aclose)
+            await call.foci.gather(advertised)
+            await _bring_up(
+                call, manager, written, facts, support, application_data or {}, lifecycle
+            )
+            if open_slot == "auto":
+                await _open_closed_slot(call, facts)
+            yield call
+        finally:
+            await call.leave()
+
+
+async def _bring_up(
+    call: Call,
+    manager: PluginManager,
+    written: Dialect,
+    facts: RoomFacts,
+    support: ServerSupport,
+    application_data: JsonObject,
+    lifecycle: LifecycleConfig | None,
+) -> None:
+    readers = installed_dialects(manager)
+    own = OwnMembership(
+        slot=call.slot,
+        member=call.member,
+        transports=(call.foci.own_offer.transport,),
+        can_subscribe=call.foci.types,
+        application=application_data,
+        owned_state=facts.room_version.startswith(_OWNED_STATE),
+    )
+    session = Session(call.slot, readers)
+    call.signalling = Signalling(call, session)
+    call.presence = Presence(
+        call.client,
+        session,
+        Writer(written, own, readers).on(call.foci.own_offer),
+        support,
+        call,
+        config=lifecycle,
+    )
+    # The focus gets ready while we become a member.
+    call.spawn(call.presence.run(), name="presence", vital=True)
+    call.spawn(call.foci.prepare(), name="prepare")
+    call.on_closing(call.presence.leave)
+    await call.presence.wait_primed()
+    await call.presence.join(secrets.token_hex(8))
+    call.foci.start()
+
+
+def _chosen(
+    manager: PluginManager, foci: Sequence[Focus]
+) -> list[tuple[FocusType, Mapping[str, object]]]:
+    if not foci or isinstance(foci, str):
+        raise UsageError(
+            "no focus type is named",
+            why="foci is a list of the types to accept, in order",
+            do='for example foci=["mesh"]; rtcfoci plugins lists what is installed',
+        )
+    named = [(focus, {}) if isinstance(focus, str) else focus for focus in foci]
+    return [(manager.focus_type(name), config) for name, config in named]
+
+
+@asynccontextmanager
+async def _adapted(client: MatrixClient | nio.AsyncClient) -> AsyncIterator[MatrixClient]:
+    """Give the client, or an adapter around a bot's, which is let go with the call."""
+    if hasattr(client, "send_to_device"):
+        yield client
+        return
+    from rtcfoci.matrix.nio import NioClient  # matrix-nio takes a second to import
+
+    adapter = NioClient.from_nio(cast("nio.AsyncClient", client))
+    try:
+        yield adapter
+    finally:
+        await adapter.aclose()
+
+
+def _usual_policy(kind: FocusType) -> str:
+    return "oldest_membership" if kind.topology is Topology.ELECTED else "each_its_own"
+
+
+def _secure_enough(
+    kinds: Sequence[FocusType], facts: RoomFacts, allow_insecure: bool
+) -> list[FocusType]:
+    """Leave out what protects media or data less than the room asks (design.md, invariant 4)."""
+    if not facts.encrypted or allow_insecure:
+        return list(kinds)
+    # FRAME needs media keys, and the machine that exchanges them is not part of this version.
+    weak = (Security.NONE, Security.HOP, Security.FRAME)
+    usable = []
+    for kind in kinds:
+        can = kind.capabilities
+        media_weak = (can.audio or can.video) and kind.media_security in weak
+        if not media_weak and not (can.data and kind.data_security in weak):
+            usable.append(kind)
+    if not usable:
+        raise SelectionError(
+            "no accepted focus type protects media as this encrypted room asks",
+            why=", ".join(
+                f"{k.type}: media {k.media_security.value}, data {k.data_security.value}"
+                for k in kinds
+            )
+            + "; media keys (frame) are not exchanged by this version",
+            do=(
+                "accept a focus type with peer security, or join with allow_insecure=True "
+                "(--allow-insecure)"
+            ),
+        )
+    return usable
+
+
+def _require_encryption(client: MatrixClient) -> None:
+    if not client.encrypts:
+        raise PreflightError(
+            [
+                RtcfociError(
+                    "this client cannot encrypt, and the room asks for it",
+                    why="signalling in clear would let the homeserver into the call",
+                    do="connect with encrypted=True",
+                )
+            ]
+        )
+
+
+async def _advertised(
+    client: MatrixClient, support: ServerSupport, kinds: Sequence[FocusType]
+) -> list[Transport]:
+    if not support.rtc_transports or not any(k.capabilities.needs_server for k in kinds):
+        return []
+    try:
+        answer = await client.request("GET", _RTC_TRANSPORTS)
+    except ClientError as error:
+        if error.status in (403, 404):
+            return []
+        raise
+    listed = answer.get("rtc_transports")
+    return [
+        Transport(item["type"], item)
+        for item in (listed if isinstance(listed, list) else ())
+        if isinstance(item, dict) and isinstance(item.get("type"), str)
+    ]
+
+
+def _dialect(
+    manager: PluginManager,
+    name: str | None,
+    kinds: Sequence[FocusType],
+    advertised: Sequence[Transport],
+    facts: RoomFacts,
+    support: ServerSupport,
+) -> Dialect:
+    """Choose what to write by design.md, Wire choices.
+
+    D3 is what deployed clients see. A member that has no focus they know is written as a
+    sticky event where the server has them and the room is clear; and as D3 where there are no
+    delayed events, since a sticky event would outlive a crash by an hour.
+    """
+    if name is not None:
+        found = find_dialect(manager, name)
+        if found.sticky and not support.sticky_events:
+            raise UsageError(
+                f"dialect {name} cannot be written here",
+                why="the homeserver has no sticky events (MSC4354)",
+                do="leave the dialect out, or ask the operator to set msc4354_enabled",
+            )
+        return found
+    deployed = any(is_livekit(t.raw) for t in advertised)
+    sticky = support.sticky_events and support.delayed_events
+    if sticky and not facts.encrypted and not deployed:
+        return find_dialect(manager, "D6/D7")
+    return find_dialect(manager, "D3")
+
+
+def _own_member(client: MatrixClient, written: Dialect) -> Member:
+    # State dialects have one identity for each device; sticky ones a new one for each join.
+    member_id = (
+        secrets.token_hex(16)
+        if written.sticky
+        else state_member_id(client.user_id, client.device_id)
+    )
+    return Member(user_id=client.user_id, device_id=client.device_id, member_id=member_id)
+
+
+def _accept(
+    manager: PluginManager,
+    call: Call,
+    http: TrustedHttp,
+    kind: FocusType,
+    config: Mapping[str, object],
+) -> Accepted:
+    context = CallContext(call, kind.type, http)
+    return Accepted(kind, manager.create_backend(kind, context, config), context)
+
+
+def _policy(manager: PluginManager, name: str) -> SelectionPolicy:
+    found = {info.name: info for info in manager.selection_policies}
+    if name not in found:
+        raise UsageError(
+            f"no selection policy is called {name!r}",
+            why=f"installed: {', '.join(found)}",
+            do="choose one of those, or leave it out",
+        )
+    made = resolve(found[name].policy, plugin=name)
+    policy: SelectionPolicy = made() if isinstance(made, type) else made  # type: ignore[assignment]
+    return policy
+
+
+async def _open_closed_slot(call: Call, facts: RoomFacts) -> None:
+    event_type = SLOT_EVENT_TYPES[0]
+    if facts.slot_status(call.slot.slot_id) is not SlotStatus.CLOSED:
+        return
+    if not facts.may_send(event_type):
+        return  # the condition slot_closed says so already, with the remedy
+    current = facts.find(event_type, call.slot.slot_id)
+    event = write_open_slot(call.slot, room_encrypted=facts.encrypted, current=current)
+    await call.client.send_state(call.room_id, event.type, call.slot.slot_id, event.content)

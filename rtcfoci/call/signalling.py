@@ -1,0 +1,112 @@
+"""Signals between members: wrapped, sent to one device, and believed only from who they claim to be.
+
+In: the driver of `SignalInbox`. Out: its rules (`rtcfoci.core.signals`), and the payload, which is the
+backend's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from rtcfoci.core.model import JsonObject, Member, Now, Slot
+from rtcfoci.core.session import Session
+from rtcfoci.core.signals import (
+    SIGNAL_TYPE,
+    Refusal,
+    Refused,
+    Signal,
+    SignalInbox,
+    build_signal,
+)
+from rtcfoci.errors import BackendError
+from rtcfoci.matrix.client import MatrixClient, ToDevice
+
+__all__ = ["SignalObserver", "Signalling"]
+
+_SUSPECT = frozenset({Refusal.NOT_ENCRYPTED, Refusal.OTHER_USER, Refusal.OTHER_DEVICE})
+"""Refusals that a well-behaved member's client never earns."""
+
+
+class SignalObserver(Protocol):
+    """Whose signals these are."""
+
+    client: MatrixClient
+    slot: Slot
+    member: Member
+    encrypted: bool
+    counters: Counter[str]
+
+    def now(self) -> Now: ...
+    def on_signal(self, signal: Signal) -> None: ...
+    def on_condition(self, code: str, subject: str, cause: str | None) -> None: ...
+
+
+class Signalling:
+    """Sends and receives the signals of one call."""
+
+    def __init__(self, call: SignalObserver, session: Session) -> None:
+        self._call = call
+        self._inbox = SignalInbox(call.slot, call.member, session.has)
+        self._attempt = secrets.token_hex(8)
+        self._sent: Counter[Member] = Counter()
+        self._known: frozenset[Member] = frozenset()
+
+    async def send(self, focus_type: str, member: Member, payload: JsonObject) -> None:
+        """Wrap a backend's payload and send it to a member's device; olm where the room is encrypted.
+
+        :raises BackendError: when the member's device is not known.
+        """
+        call = self._call
+        if member.device_id is None:
+            raise BackendError(
+                f"{member.user_id} cannot be signalled",
+                why="its membership came in clear and names no device",
+                do="nothing: it needs a client that says which device it is",
+            )
+        self._sent[member] += 1
+        content = build_signal(
+            call.slot,
+            call.member,
+            member,
+            focus_type=focus_type,
+            payload=payload,
+            attempt=self._attempt,
+            seq=self._sent[member],
+            message_id=secrets.token_hex(16),
+            now_ts_ms=call.now().ts_ms,
+        )
+        await call.client.send_to_device(
+            SIGNAL_TYPE, member.user_id, member.device_id, content, encrypt=call.encrypted
+        )
+
+    def receive(self, message: ToDevice) -> None:
+        """Take a to-device message; those that are not signals of this room are others' affair."""
+        call = self._call
+        if message.type != SIGNAL_TYPE or message.content.get("room_id") != call.slot.room_id:
+            return
+        verdict = self._inbox.receive(
+            message.content,
+            call.now(),
+            sender=message.sender,
+            sender_device_id=message.sender_device_id,
+            security=message.security,
+            encrypted=call.encrypted,
+        )
+        match verdict:
+            case Signal():
+                call.on_signal(verdict)
+            case Refused(reason, sender):
+                call.counters[f"signals_refused.{reason.value}"] += 1
+                if reason in _SUSPECT:
+                    call.on_condition("signal_refused", sender, f"{reason.value} from {sender}")
+
+    def members_changed(self, members: Iterable[Member]) -> None:
+        """Deliver what was held for members that are in the session now; the foci know them already."""
+        present = frozenset(members)
+        for member in sorted(present - self._known, key=lambda m: m.order):
+            for signal in self._inbox.member_joined(member, self._call.now()):
+                self._call.on_signal(signal)
+        self._known = present

@@ -1,0 +1,119 @@
+"""Participants and tracks against hand-made links: who stays, for how long, and as whom."""
+
+import asyncio
+
+from rtcfoci.call import events as ev
+from rtcfoci.call.remotes import Remotes
+from rtcfoci.core.model import FocusSelection, Member, Membership
+from rtcfoci.media.frames import Kind
+from rtcfoci.media.tracks import FrameHub, TrackId
+from rtcfoci.plugin import events as pe
+from rtcfoci.testing import run
+
+LINK = object()
+
+
+def membership(member_id, device_id="DEV"):
+    return Membership(
+        member=Member(user_id="@bob:hs", device_id=device_id, member_id=member_id),
+        slot_id="m.call#ROOM",
+        transports=(),
+        can_subscribe=None,
+        focus_selection=FocusSelection.OWN,
+        application={},
+        created_ts_ms=0,
+        expires_ts_ms=10**13,
+        dialect="D6/D7",
+        event_id=f"${member_id}",
+        room_id="!room:hs",
+    )
+
+
+def publishing(told, followed, first):
+    remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: followed.append(1))
+    remotes.joined(first)
+    track_id = TrackId(first.member, "microphone", "0")
+    remotes.take(LINK, pe.TrackAdded(track_id, FrameHub(Kind.AUDIO)))
+    return remotes, track_id
+
+
+def names(told):
+    return [type(event).__name__ for event in told]
+
+
+def test_another_join_of_a_device_replaces_the_one_that_lingers():
+    async def main():
+        told = []
+        remotes, _ = publishing(told, [], membership("first"))
+        remotes.left(membership("first").member, "left", may_linger=True)
+        assert list(remotes.lingering) == [membership("first").member]
+        remotes.joined(membership("second"))
+        assert names(told) == [
+            "ParticipantJoined",
+            "TrackAdded",
+            "TrackRemoved",
+            "ParticipantLeft",
+            "ParticipantJoined",
+        ]
+        assert told[3].reason == "replaced"
+        assert not remotes.lingering
+        await asyncio.sleep(60)
+        assert len(remotes.participants) == 1
+        remotes.close()
+
+    run(main())
+
+
+def test_another_device_of_the_user_replaces_nobody():
+    async def main():
+        told = []
+        remotes, _ = publishing(told, [], membership("first"))
+        remotes.left(membership("first").member, "left", may_linger=True)
+        remotes.joined(membership("second", "OTHER"))
+        assert len(remotes.participants) == 2
+        remotes.close()
+
+    run(main())
+
+
+def test_who_comes_back_was_never_away():
+    async def main():
+        told = []
+        remotes, _ = publishing(told, [], membership("first"))
+        remotes.left(membership("first").member, "left", may_linger=True)
+        await asyncio.sleep(20)
+        remotes.joined(membership("first"))
+        await asyncio.sleep(60)
+        assert names(told) == ["ParticipantJoined", "TrackAdded", "ParticipantChanged"]
+        remotes.close()
+
+    run(main())
+
+
+def test_who_stays_away_is_given_up_when_media_ends_or_patience_does():
+    async def main():
+        for ends in (True, False):
+            told, followed = [], []
+            remotes, track_id = publishing(told, followed, membership("first"))
+            remotes.left(membership("first").member, "left", may_linger=True)
+            await asyncio.sleep(5)
+            assert not followed
+            if ends:
+                remotes.take(LINK, pe.TrackRemoved(track_id))
+            await asyncio.sleep(1 if ends else 26)
+            assert names(told)[-1] == "ParticipantLeft"
+            assert followed
+            assert remotes.participants == {}
+
+    run(main())
+
+
+def test_who_was_put_out_leaves_at_once():
+    async def main():
+        told = []
+        remotes, _ = publishing(told, [], membership("first"))
+        remotes.left(membership("first").member, "not_in_room", may_linger=False)
+        assert isinstance(told[-1], ev.ParticipantLeft)
+        assert not remotes.lingering
+
+    run(main())
