@@ -1,0 +1,363 @@
+"""aiortc behind the engine protocol: the only module that knows its peer connection.
+
+In: descriptions, media sections, data channels, figures, what aiortc leaves to its user.
+Out: frames (`outgoing`, `incoming`), when to negotiate (`signalling`).
+
+aiortc raises whatever its parsers meet, so everything from the other side is called under one guard.
+It never offers loopback addresses, waits five seconds for a dead STUN server and counts packets only
+per track; for these three the transport is reached through private places, which
+`tests/test_private_places.py` holds against the pinned version. Rollback is never used: aiortc accepts
+it silently and breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCCertificate,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+
+from rtcfoci.media.frames import Kind
+from rtcfoci.media.tracks import LocalTrack, TrackId
+from rtcfoci_mesh.engine import (
+    EngineError,
+    LocalDescription,
+    SessionEvents,
+    SessionOptions,
+)
+from rtcfoci_mesh.incoming import CallClock, audio_frame, media_ns, video_frame
+from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot, slot_for
+from rtcfoci_mesh.wire import MAX_LINES, Lines
+
+if TYPE_CHECKING:
+    import aioice
+    import av
+    from aiortc import RTCDataChannel
+    from aiortc.rtcdtlstransport import RTCDtlsTransport
+    from aiortc.rtcicetransport import RTCIceTransport
+    from aiortc.stats import RTCTransportStats
+
+__all__ = ["AiortcEngine", "AiortcSession"]
+
+_CLOSE_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class AiortcEngine:
+    """Opens aiortc connections."""
+
+    def __init__(self) -> None:
+        # The first certificate loads a library: now, and not while a member waits for an offer.
+        RTCCertificate.generateCertificate()
+
+    def open(self, options: SessionOptions, events: SessionEvents) -> AiortcSession:
+        """Begin a connection."""
+        with _guarded("aiortc cannot open a connection"):
+            return AiortcSession(options, events)
+
+
+class AiortcSession:
+    """One aiortc connection: all media and data bundled on one transport."""
+
+    def __init__(self, options: SessionOptions, events: SessionEvents) -> None:
+        self._events: SessionEvents | None = events
+        self._slots: dict[RTCRtpTransceiver, AudioSlot | VideoSlot] = {}
+        self._muted: set[TrackId] = set()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        servers = [
+            RTCIceServer(list(s.urls), s.username, s.credential) for s in options.ice_servers
+        ]
+        # Never without a list of servers: aiortc's default is a public STUN server.
+        self._pc = RTCPeerConnection(
+            RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
+        )
+        self._options = options
+        self._link: _Link | None = None
+        self._suspended = False
+        self._pc.on("track", self._on_track)
+        self._pc.on("connectionstatechange", self._on_state)
+
+    def _linked(self) -> _Link:
+        """Make the data channels and get hold of the transport.
+
+        Not before there is a media section: aiortc would make the transport for the data channels and
+        stop it when it finds them bundled with media.
+        """
+        if self._link is None:
+            self._link = link = _Link(self._pc)
+            _limit_gathering(link.ice._connection, self._options)
+            link.reliable.on("message", lambda data: self._on_message(data, reliable=True))
+            link.lossy.on("message", lambda data: self._on_message(data, reliable=False))
+            link.reliable.on("open", self._on_open)
+            self.suspend(self._suspended)
+        return self._link
+
+    # Descriptions
+
+    async def offer(self, tracks: Sequence[LocalTrack], lines: Lines) -> LocalDescription:
+        """Place tracks on at least that many media sections."""
+        with _guarded("aiortc cannot make an offer"):
+            for kind, wanted in ((Kind.AUDIO, lines.audio), (Kind.VIDEO, lines.video)):
+                ours = sum(t.kind is kind for t in tracks)
+                have = sum(t.kind == kind.value for t in self._transceivers())
+                for _ in range(max(wanted, ours) - have):
+                    self._pc.addTransceiver(kind.value, direction="recvonly")
+            self._place(tracks)
+            for transceiver in self._transceivers():
+                fed = self._slots.get(transceiver)
+                sending = fed is not None and fed.track_id is not None
+                transceiver.direction = "sendrecv" if sending else "recvonly"
+            self._linked()
+            await self._pc.setLocalDescription(await self._pc.createOffer())
+            return self._described()
+
+    async def answer(self, sdp: str, tracks: Sequence[LocalTrack]) -> LocalDescription:
+        """Take an offer in and place tracks on its media sections."""
+        with _guarded("the member's offer cannot be used"):
+            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            self._linked()
+            if len(self._transceivers()) >= MAX_LINES:
+                raise EngineError("the member's offer has too many media sections")
+            self._place(tracks)
+            for transceiver in self._transceivers():
+                fed = self._slots.get(transceiver)
+                sending = fed is not None and fed.track_id is not None
+                transceiver.direction = "sendrecv" if sending else "recvonly"
+            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            return self._described()
+
+    async def apply(self, sdp: str) -> None:
+        """Take the answer in."""
+        with _guarded("the member's answer cannot be used"):
+            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+
+    def _described(self) -> LocalDescription:
+        sdp = self._pc.localDescription.sdp
+        if "a=candidate:" not in sdp:
+            raise EngineError("no network address to offer", code="no_candidates")
+        placed = {
+            slot.track_id: str(transceiver.mid)
+            for transceiver, slot in self._slots.items()
+            if slot.track_id is not None
+        }
+        kinds = [t.kind for t in self._transceivers()]
+        return LocalDescription(sdp, placed, Lines(kinds.count("audio"), kinds.count("video")))
+
+    def _transceivers(self) -> Sequence[RTCRtpTransceiver]:
+        return self._pc.getTransceivers()
+
+    def _place(self, tracks: Sequence[LocalTrack]) -> None:
+        """Feed every track into a media section of its kind, and stop those that are gone."""
+        wanted = {track.track_id: track for track in tracks}
+        for slot in self._slots.values():
+            if slot.track_id is not None and wanted.pop(slot.track_id, None) is None:
+                slot.feed(None)
+        for track in wanted.values():
+            for transceiver in self._transceivers():
+                held = self._slots.get(transceiver)
+                if transceiver.kind == track.kind.value and (held is None or not held.track_id):
+                    if held is None:
+                        held = self._slots[transceiver] = slot_for(track.kind)
+                        transceiver.sender.replaceTrack(held)
+                    held.feed(track, muted=track.track_id in self._muted)
+                    break
+
+    # Tracks and data
+
+    def set_muted(self, track_id: TrackId, muted: bool) -> None:
+        """Stop or resume sending a track."""
+        (self._muted.add if muted else self._muted.discard)(track_id)
+        for slot in self._slots.values():
+            if slot.track_id == track_id:
+                slot.mute(muted)
+
+    def drop(self, track_id: TrackId) -> None:
+        """Stop sending a track for good."""
+        self._muted.discard(track_id)
+        for slot in self._slots.values():
+            if slot.track_id == track_id:
+                slot.feed(None)
+
+    def send(self, data: bytes, *, reliable: bool) -> None:
+        """Queue a data message."""
+        with _guarded("the data channel does not take the message"):
+            self._linked().channel(reliable).send(data)
+
+    def buffered(self, *, reliable: bool) -> int:
+        """Bytes that still wait."""
+        return 0 if self._link is None else self._link.channel(reliable).bufferedAmount
+
+    @property
+    def packets_received(self) -> int:
+        """Packets so far."""
+        return 0 if self._link is None else self._link.totals.packetsReceived
+
+    async def stats(self) -> Mapping[str, float | str]:
+        """Figures of the connection, summed over its tracks."""
+        if self._link is None or self._events is None:
+            return {}
+        report = list((await self._pc.getStats()).values())
+        transport = self._link.totals
+        figures: dict[str, float | str] = {
+            "bytes_received": transport.bytesReceived,
+            "bytes_sent": transport.bytesSent,
+            "packets_received": transport.packetsReceived,
+            "packets_sent": transport.packetsSent,
+        }
+        for entry in report:
+            kind, direction = getattr(entry, "kind", ""), entry.type
+            rate_hz = 48_000 if kind == "audio" else 90_000
+            if direction == "inbound-rtp":
+                figures[f"{kind}_packets_received"] = entry.packetsReceived
+                figures[f"{kind}_packets_lost"] = entry.packetsLost
+                figures[f"{kind}_jitter_ms"] = 1000 * entry.jitter / rate_hz
+            elif direction == "outbound-rtp":
+                figures[f"{kind}_packets_sent"] = entry.packetsSent
+                figures[f"{kind}_bytes_sent"] = entry.bytesSent
+            elif direction == "remote-inbound-rtp":
+                figures[f"{kind}_remote_packets_lost"] = entry.packetsLost
+                if entry.roundTripTime is not None:
+                    figures["rtt_ms"] = 1000 * entry.roundTripTime
+        return figures
+
+    # What aiortc reports
+
+    def _on_state(self) -> None:
+        events, state = self._events, self._pc.connectionState
+        if events is None:
+            return
+        if state == "connected":
+            events.connected()
+        elif state in ("failed", "closed"):
+            events.lost(f"the connection {state}", closed=state == "closed")
+
+    def _on_open(self) -> None:
+        if self._events is not None:
+            self._events.opened()
+
+    def _on_message(self, data: object, *, reliable: bool) -> None:
+        if self._events is not None and isinstance(data, bytes):
+            self._events.message(data, reliable=reliable)
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        for transceiver in self._transceivers():
+            if transceiver.receiver.track is track:
+                reader = asyncio.create_task(self._read(str(transceiver.mid), track))
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+
+    async def _read(self, mid: str, track: MediaStreamTrack) -> None:
+        kind = Kind.AUDIO if track.kind == "audio" else Kind.VIDEO
+        clock = CallClock(kind)
+        with contextlib.suppress(MediaStreamError):
+            while (events := self._events) is not None:
+                frame = await track.recv()
+                arrival_ns = time.monotonic_ns()
+                events.received(mid)
+                hub = events.sink(mid, kind)
+                timestamp_ns = clock.map(media_ns(cast("av.AudioFrame", frame)), arrival_ns)
+                if hub is None or not hub.wanted:
+                    continue
+                if kind is Kind.AUDIO:
+                    hub.push(audio_frame(cast("av.AudioFrame", frame), timestamp_ns))
+                else:
+                    picture = video_frame(cast("av.VideoFrame", frame), timestamp_ns)
+                    if picture is not None:
+                        hub.push(picture)
+
+    def suspend(self, suspended: bool) -> None:
+        """Send nothing at all while suspended."""
+        self._suspended = suspended
+        if self._link is not None:
+            self._link.ice._send = _swallow if suspended else self._link.send_packet
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self._events = None
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for slot in self._slots.values():
+            slot.feed(None)
+        if self._link is not None:
+            self._link.reliable.remove_all_listeners()
+            self._link.lossy.remove_all_listeners()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._pc.close()
+                # A handshake that ends while aiortc closes starts what was stopped before it.
+                for transceiver in self._transceivers():
+                    await transceiver.receiver.stop()
+                    await transceiver.sender.stop()
+        except Exception as error:  # whatever aiortc meets, the session is over
+            _log.debug("closing a connection failed: %r", error)
+        for reader in tuple(self._readers):
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+class _Link:
+    """The one transport of a connection, and the two data channels on it."""
+
+    def __init__(self, pc: RTCPeerConnection) -> None:
+        self.reliable: RTCDataChannel = pc.createDataChannel("rtcfoci", negotiated=True, id=0)
+        self.lossy: RTCDataChannel = pc.createDataChannel(
+            "rtcfoci-lossy", negotiated=True, id=1, ordered=False, maxRetransmits=0
+        )
+        if pc.sctp is None:
+            raise EngineError("aiortc made no data transport")
+        self.dtls: RTCDtlsTransport = pc.sctp.transport
+        self.ice: RTCIceTransport = self.dtls.transport
+        self.send_packet = self.ice._send
+
+    def channel(self, reliable: bool) -> RTCDataChannel:
+        return self.reliable if reliable else self.lossy
+
+    @property
+    def totals(self) -> RTCTransportStats:
+        return cast("RTCTransportStats", next(iter(self.dtls._get_stats().values())))
+
+
+async def _swallow(data: bytes) -> None:
+    """Take a packet that goes nowhere."""
+
+
+@contextlib.contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """Turn whatever aiortc raises into an `EngineError`."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        raise EngineError(what, why=f"{type(error).__name__}: {error}") from error
+
+
+def _limit_gathering(ice: aioice.Connection, options: SessionOptions) -> None:
+    """Bound how long this one connection gathers, and on loopback from which address."""
+    gather = ice.get_component_candidates
+
+    def limited(
+        component: int, addresses: list[str], timeout: int = 5
+    ) -> Awaitable[list[aioice.Candidate]]:
+        mine = ["127.0.0.1"] if options.loopback else addresses
+        return gather(component, mine, cast("int", options.gather_timeout_s))
+
+    ice.get_component_candidates = limited  # type: ignore[method-assign,assignment]

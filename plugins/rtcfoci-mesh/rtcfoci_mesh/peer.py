@@ -1,0 +1,425 @@
+"""One member of the mesh: the negotiation, the session it drives, the tracks behind it.
+
+In: running effects, watching that the member lives, keeping the member's tracks the same while
+connections to it come and go. Out: who is in the mesh (`connection`), the rules of negotiation
+(`signalling`). Everything here runs on the media loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Protocol
+
+from rtcfoci.core.model import JsonObject, Member
+from rtcfoci.media.frames import Kind
+from rtcfoci.media.tracks import FrameHub, LocalTrack, TrackId
+from rtcfoci.plugin import (
+    ConditionCleared,
+    ConditionRaised,
+    ConnectionEvent,
+    DataReceived,
+    FirstMedia,
+)
+from rtcfoci_mesh import steps
+from rtcfoci_mesh.config import IceServer, MeshConfig
+from rtcfoci_mesh.data import AppData, Mute, Ping, Pong, pack, unpack
+from rtcfoci_mesh.engine import (
+    EngineError,
+    LocalDescription,
+    MeshEngine,
+    PeerSession,
+    SessionOptions,
+)
+from rtcfoci_mesh.signalling import Negotiation
+from rtcfoci_mesh.tracks import RemoteTracks
+from rtcfoci_mesh.wire import Lines, TrackInfo, write_signal
+
+__all__ = ["Host", "Peer"]
+
+_CLOSED_PATIENCE_S = 2.0
+"""A member that ends the connection is about to leave; the roster says so within this time."""
+_PENDING_MESSAGES = 64
+_LOOK_EVERY_S = 0.5
+
+
+class Host(Protocol):
+    """What a peer is given by its connection; called on the media loop."""
+
+    config: MeshConfig
+    engine: MeshEngine
+    muted: set[TrackId]
+
+    def tracks(self) -> Sequence[LocalTrack]:
+        """Give our own tracks."""
+
+    async def ice_servers(self) -> Sequence[IceServer]:
+        """Give the servers to gather with."""
+
+    def emit(self, event: ConnectionEvent) -> None:
+        """Report an event."""
+
+    def send_signal(self, member: Member, payload: JsonObject) -> None:
+        """Queue a signal for a member."""
+
+    def new_instance(self) -> str:
+        """Give a fresh random word."""
+
+    def now_s(self) -> float:
+        """Give the call's clock."""
+
+
+class Peer:
+    """One member. :param needs_video: whether the member means to send video."""
+
+    def __init__(self, host: Host, member: Member, *, offerer: bool, needs_video: bool) -> None:
+        self.member = member
+        self.last_media_s: float | None = None
+        self.rtt_ms: float | None = None
+        self.rebuilt: int = 0
+        """How many connections to this member came after the first."""
+        self._host = host
+        self._subject = str(member)
+        self._loop = asyncio.get_running_loop()
+        expected = Lines(audio=1, video=int(needs_video))
+        self._negotiation = Negotiation(
+            host.new_instance(),
+            offerer=offerer,
+            need=self._need() | expected if offerer else self._need(),
+            connect_timeout_s=host.config.connect_timeout_s,
+            resend_s=host.config.resend_s,
+        )
+        self._session: PeerSession | None = None
+        self._handle: _Events | None = None
+        self._works: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tracks = RemoteTracks(member, host.emit)
+        self._pending: deque[bytes] = deque(maxlen=_PENDING_MESSAGES)
+        self._conditions: set[str] = set()
+        self._lost_code = "peer_unreachable"
+        self._pings: dict[int, float] = {}
+        self._ping_number = 0
+        self._met = False
+        self._closed = False
+
+    # What the connection asks of a peer
+
+    @property
+    def connected(self) -> bool:
+        """Whether media can flow."""
+        return self._negotiation.connected
+
+    def begin(self) -> None:
+        """Start reaching the member."""
+        self._feed(steps.Begin())
+
+    def restarted(self) -> None:
+        """Take note that the member came back under the same id."""
+        self._feed(steps.Restarted())
+
+    def receive(self, payload: JsonObject) -> None:
+        """Take a signal of the member."""
+        self._feed(steps.Received(payload))
+
+    def tracks_changed(self, gone: TrackId | None = None) -> None:
+        """Take note that our own tracks changed."""
+        if gone is not None and self._session is not None:
+            self._session.drop(gone)
+        self._feed(steps.TracksChanged(self._need()))
+
+    def set_muted(self, track_id: TrackId, muted: bool) -> None:
+        """Stop or resume sending one of our tracks, and say so."""
+        if self._session is not None:
+            self._session.set_muted(track_id, muted)
+            self._say(Mute(track_id.source, track_id.name, muted))
+
+    def subscribe(self, track_id: TrackId, wanted: bool) -> None:
+        """Hand out the frames of a track, or not."""
+        self._tracks.subscribe(track_id, wanted)
+
+    def send_data(self, frame: bytes, *, reliable: bool) -> bool:
+        """Send to the member; a reliable message waits for a connection. False: not taken."""
+        if self._session is not None and self.connected and not self._pending:
+            try:
+                self._session.send(frame, reliable=reliable)
+                return True
+            except EngineError:
+                pass  # the channel is not open yet
+        if not reliable or len(self._pending) == self._pending.maxlen:
+            return False
+        self._pending.append(frame)
+        return True
+
+    def buffered(self) -> int:
+        """Bytes of reliable messages that wait."""
+        return 0 if self._session is None else self._session.buffered(reliable=True)
+
+    def suspend(self, suspended: bool) -> None:
+        """Send nothing at all to the member while suspended."""
+        if self._session is not None:
+            self._session.suspend(suspended)
+
+    async def stats(self) -> Mapping[str, float | str]:
+        """Figures about the member."""
+        figures: dict[str, float | str] = {
+            "state": "connected" if self.connected else self._negotiation.state.value,
+            "rebuilt": self.rebuilt,
+            "signals_dropped": sum(self._negotiation.dropped.values()),
+        }
+        if self._session is not None:
+            figures |= await self._session.stats()
+        if self.rtt_ms is not None:
+            figures["rtt_ms"] = self.rtt_ms
+        return figures
+
+    async def close(self) -> None:
+        """Let go of the member: its tracks end."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_session()
+        self._tracks.end()
+        for code in tuple(self._conditions):
+            self._clear(code)
+        await asyncio.gather(*self._works, *self._closing, return_exceptions=True)
+
+    # Negotiation
+
+    def _need(self) -> Lines:
+        kinds = [track.kind for track in self._host.tracks()]
+        return Lines(kinds.count(Kind.AUDIO), kinds.count(Kind.VIDEO))
+
+    def _feed(self, event: steps.Input) -> None:
+        if self._closed:
+            return
+        for effect in self._negotiation.handle(event, self._loop.time()):
+            self._run(effect)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_s = self._negotiation.timer
+        if due_s is not None:
+            self._timer = self._loop.call_at(due_s, self._feed, steps.Tick())
+
+    def _run(self, effect: steps.Effect) -> None:
+        match effect:
+            case steps.Open(attempt):
+                self._handle = _Events(self, attempt)
+            case steps.Close():
+                self._end_session()
+            case steps.MakeOffer(attempt, lines):
+                self._work(attempt, self._offer(attempt, lines))
+            case steps.MakeAnswer(attempt, sdp, tracks):
+                self._work(attempt, self._answer(attempt, sdp, tracks))
+            case steps.Apply(attempt, sdp, tracks):
+                self._work(attempt, self._apply(attempt, sdp, tracks))
+            case steps.Send(signal):
+                self._host.send_signal(self.member, write_signal(signal))
+            case steps.Unreachable(cause):
+                if self._lost_code:
+                    self._raise(self._lost_code, cause)
+                self._lost_code = "peer_unreachable"
+
+    def _work(self, attempt: str, work: Coroutine[object, object, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except EngineError as error:
+                self._lose(attempt, f"{error.what}: {error.why}", code=error.code, patience_s=1.0)
+
+        task = self._loop.create_task(guarded())
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+
+    async def _open_session(self, attempt: str) -> PeerSession | None:
+        if self._session is None:
+            servers = await self._host.ice_servers()
+            if attempt != self._negotiation.attempt or self._closed or self._handle is None:
+                return None
+            config = self._host.config
+            options = SessionOptions(
+                ice_servers=servers,
+                loopback=config.loopback,
+                gather_timeout_s=config.gather_timeout_s,
+            )
+            self._session = self._host.engine.open(options, self._handle)
+            for track_id in self._host.muted:
+                self._session.set_muted(track_id, True)
+        return self._session
+
+    async def _offer(self, attempt: str, lines: Lines) -> None:
+        session = await self._open_session(attempt)
+        if session is not None:
+            description = await session.offer(self._host.tracks(), lines)
+            self._tell(attempt, description, description.lines)
+
+    async def _answer(self, attempt: str, sdp: str, tracks: tuple[TrackInfo, ...]) -> None:
+        session = await self._open_session(attempt)
+        if session is not None:
+            description = await session.answer(sdp, self._host.tracks())
+            if attempt == self._negotiation.attempt:
+                self._tracks.describe(tracks)
+            self._tell(attempt, description, self._need())
+
+    async def _apply(self, attempt: str, sdp: str, tracks: tuple[TrackInfo, ...]) -> None:
+        session = self._session
+        if session is not None:
+            await session.apply(sdp)
+            if attempt == self._negotiation.attempt:
+                self._tracks.describe(tracks)
+            self._feed(steps.Applied(attempt))
+
+    def _tell(self, attempt: str, description: LocalDescription, lines: Lines) -> None:
+        infos = tuple(
+            TrackInfo(
+                mid=description.placed[track.track_id],
+                kind=track.kind,
+                source=track.track_id.source,
+                name=track.track_id.name,
+                muted=track.track_id in self._host.muted,
+            )
+            for track in self._host.tracks()
+            if track.track_id in description.placed
+        )
+        self._feed(steps.Described(attempt, description.sdp, infos, lines))
+
+    def _end_session(self) -> None:
+        session, self._session, self._handle = self._session, None, None
+        for task in self._works:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._tracks.detach()
+        if session is not None:
+            closing = self._loop.create_task(session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    # What a session reports, through `_Events`
+
+    def _connected(self, attempt: str) -> None:
+        if attempt != self._negotiation.attempt or self.connected:
+            return
+        self._feed(steps.Connected(attempt))
+        for code in tuple(self._conditions):
+            self._clear(code)
+        self._tracks.attach()
+        watch = self._loop.create_task(self._watch(attempt))
+        self._works.add(watch)
+        watch.add_done_callback(self._works.discard)
+
+    def _lose(
+        self, attempt: str, cause: str, *, code: str = "peer_unreachable", patience_s: float = 0.0
+    ) -> None:
+        if attempt != self._negotiation.attempt or self._closed:
+            return
+        self.rebuilt += self.connected
+        self._lost_code = code
+        self._feed(steps.Failed(attempt, cause, patience_s))
+
+    def _opened(self) -> None:
+        for track_id in self._host.muted:
+            self._say(Mute(track_id.source, track_id.name, True))
+        while self._pending and self._session is not None:
+            self._session.send(self._pending[0], reliable=True)
+            self._pending.popleft()
+
+    def _message(self, data: bytes, *, reliable: bool) -> None:
+        match unpack(data):
+            case AppData(topic, payload):
+                self._came()
+                self._host.emit(DataReceived(self.member, payload, topic, reliable))
+            case Mute(source, name, muted):
+                self._tracks.set_muted(source, name, muted)
+            case Ping(number):
+                self._say(Pong(number), reliable=False)
+            case Pong(number):
+                sent_s = self._pings.pop(number, None)
+                if sent_s is not None:
+                    self.rtt_ms = 1000 * (self._loop.time() - sent_s)
+            case None:
+                self._negotiation.dropped["bad_message"] += 1
+
+    def _came(self) -> None:
+        self.last_media_s = self._host.now_s()
+        if not self._met:
+            self._met = True
+            self._host.emit(FirstMedia(self.member))
+
+    def _say(self, message: Mute | Ping | Pong, *, reliable: bool = True) -> None:
+        if self._session is not None:
+            try:
+                self._session.send(pack(message), reliable=reliable)
+            except EngineError:
+                return  # not open yet: `_opened` tells what is muted
+
+    async def _watch(self, attempt: str) -> None:
+        """Notice within `stall_s` that the member is silent; a live one is heard once a second."""
+        config, seen, last_s, before_s = self._host.config, -1, 0.0, self._loop.time()
+        pinged_s = 0.0
+        while attempt == self._negotiation.attempt and self._session is not None:
+            now_s = self._loop.time()
+            packets = self._session.packets_received
+            # When we were late ourselves, silence proves nothing.
+            if packets != seen or now_s - before_s > 3 * _LOOK_EVERY_S:
+                seen, last_s = packets, now_s
+            elif now_s - last_s >= config.stall_s:
+                cause = f"nothing came for {now_s - last_s:.1f} s"
+                self._lose(attempt, cause, code="media_stalled")
+                return
+            if now_s - pinged_s >= config.ping_s:
+                pinged_s = now_s
+                self._ping_number += 1
+                self._pings[self._ping_number] = now_s
+                self._pings.pop(self._ping_number - 10, None)
+                self._say(Ping(self._ping_number), reliable=False)
+            before_s = now_s
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    # Conditions
+
+    def _raise(self, code: str, cause: str) -> None:
+        self._conditions.add(code)
+        self._host.emit(ConditionRaised(code, cause, self._subject))
+
+    def _clear(self, code: str) -> None:
+        self._conditions.discard(code)
+        self._host.emit(ConditionCleared(code, self._subject))
+
+
+class _Events:
+    """A session's way back to its peer: silent once the attempt is over."""
+
+    def __init__(self, peer: Peer, attempt: str) -> None:
+        self._peer = peer
+        self._attempt = attempt
+
+    @property
+    def _current(self) -> bool:
+        return self._peer._handle is self
+
+    def connected(self) -> None:
+        if self._current:
+            self._peer._connected(self._attempt)
+
+    def lost(self, cause: str, *, closed: bool) -> None:
+        if self._current:
+            # Ended by the member: no condition unless the next attempt fails too.
+            code, patience_s = ("", _CLOSED_PATIENCE_S) if closed else ("peer_unreachable", 0.0)
+            self._peer._lose(self._attempt, cause, code=code, patience_s=patience_s)
+
+    def opened(self) -> None:
+        if self._current:
+            self._peer._opened()
+
+    def message(self, data: bytes, *, reliable: bool) -> None:
+        if self._current:
+            self._peer._message(data, reliable=reliable)
+
+    def sink(self, mid: str, kind: Kind) -> FrameHub | None:
+        return self._peer._tracks.sink(mid, kind) if self._current else None
+
+    def received(self, mid: str) -> None:
+        if self._current:
+            self._peer._came()

@@ -1,0 +1,279 @@
+"""The small parts: what is read from others, who fits in, clocks and frames."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meshes import CONFIG, FakeContext, Wire, member, membership
+from rtcfoci_mesh import MESH
+from rtcfoci_mesh.backend import MeshBackend
+from rtcfoci_mesh.config import IceServer, MeshConfig, MeshTransport
+from rtcfoci_mesh.data import MAX_DATA_BYTES, AppData, Mute, Ping, Pong, pack, unpack
+from rtcfoci_mesh.ice import IceServers, read_turn_server
+from rtcfoci_mesh.incoming import CallClock, audio_frame, video_frame
+from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot
+from rtcfoci_mesh.roster import Seat, read_seat, seated
+from rtcfoci_mesh.wire import check_sdp, read_signal
+
+from rtcfoci.core.model import Transport
+from rtcfoci.errors import BackendError, RemoteProtocolError
+from rtcfoci.media.frames import AudioFrame, Kind, VideoFrame
+from rtcfoci.media.tracks import FrameHub, LocalTrack, TrackId
+
+
+@given(st.binary(max_size=300))
+def test_data_of_others_never_raises(frame: bytes) -> None:
+    unpack(frame)
+
+
+@given(st.text(max_size=40), st.binary(max_size=200))
+def test_data_comes_back_as_it_was_sent(topic: str, payload: bytes) -> None:
+    try:
+        frame = pack(AppData(topic, payload))
+    except (BackendError, UnicodeEncodeError):
+        return
+    assert unpack(frame) == AppData(topic, payload)
+
+
+@pytest.mark.parametrize("small", [Mute("camera", "0", True), Ping(7), Pong(7)])
+def test_small_talk_comes_back(small: Mute | Ping | Pong) -> None:
+    assert unpack(pack(small)) == small
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"\x00", b"\x00[1]", b'\x00{"ping": true}', b'\x00{"ping": "x"}', b"\x01\xff", b"\x07a",
+     b"\x01\x01\xff", b'\x00{"mute": ["a"]}', b"\x00" + b"[" * 2000],
+)  # fmt: skip
+def test_unknown_data_is_nothing(frame: bytes) -> None:
+    assert unpack(frame) is None
+
+
+def test_the_largest_message_passes_and_the_next_does_not() -> None:
+    pack(AppData("t", bytes(MAX_DATA_BYTES - 1)))
+    with pytest.raises(BackendError, match="too large") as caught:
+        pack(AppData("t", bytes(MAX_DATA_BYTES)))
+    assert caught.value.why
+    assert caught.value.do
+
+
+def test_everything_wrong_with_a_signal_is_named() -> None:
+    track = {"mid": 1, "kind": "smell", "source": "a", "name": "b", "muted": "no"}
+    payload = {
+        "kind": "offer",
+        "instance": "a.b",
+        "attempt": "c.1",
+        "seq": -1,
+        "sdp": "x",
+        "tracks": [track, track],
+    }
+    with pytest.raises(RemoteProtocolError) as caught:
+        read_signal(payload)
+    words = str(caught.value)
+    for part in ("instance", "attempt", "seq", "v=0", "mid", "audio nor video", "muted", "same"):
+        assert part in words
+
+
+def test_a_good_description_has_no_problems() -> None:
+    sdp = "v=0\nm=audio 9\na=fingerprint:sha-256 AA\nm=application 9\n"
+    assert check_sdp(sdp) == []
+    assert check_sdp(sdp + "m=text 9\n")
+    assert check_sdp(sdp + "m=application 9\n")
+    assert check_sdp(sdp + "a=candidate:1\n" * 2000)
+
+
+# Who fits in
+
+
+def test_seats_are_filled_in_order_of_joining() -> None:
+    seats = [Seat(member(f"u{n:02}"), n, video=False) for n in range(20)]
+    fits = seated(reversed(seats), max_video=8, max_audio=16)
+    assert fits == {s.member for s in seats[:16]}
+    with_video = [replace(s, video=True) for s in seats]
+    assert len(seated(with_video, max_video=8, max_audio=16)) == 8
+    late_video = [*seats[:10], replace(seats[10], video=True), *seats[11:12]]
+    assert seats[10].member not in seated(late_video, max_video=8, max_audio=16)
+
+
+@given(st.permutations(range(12)), st.integers(2, 12))
+def test_everybody_comes_to_the_same_answer(order: list[int], cap: int) -> None:
+    seats = [Seat(member(f"u{n:02}"), n // 3, video=n % 2 == 0) for n in range(12)]
+    expected = seated(seats, max_video=cap, max_audio=cap + 2)
+    assert seated([seats[i] for i in order], max_video=cap, max_audio=cap + 2) == expected
+
+
+def test_a_claim_to_the_future_is_cut_to_the_time_of_the_event() -> None:
+    late = replace(membership(member("eve"), joined_ts_ms=10**15), created_ts_ms=5000)
+    assert read_seat(late, ["rtcfoci.mesh"]).joined_ts_ms == 5000
+    raw = {"type": "mesh", "joined_ts_ms": True, "video": "x"}
+    odd = replace(late, transports=(Transport("mesh", raw),))
+    assert read_seat(odd, ["mesh"]) == Seat(odd.member, 5000, video=True)
+
+
+# Servers
+
+
+def test_turn_servers_are_read_with_care() -> None:
+    answer = {
+        "uris": ["turn:turn.test:3478?transport=udp", "javascript:x", 7, "turns:[::1]:1"],
+        "username": "u",
+        "password": "secret",
+        "ttl": 7200,
+    }
+    (server,), keep_s = read_turn_server(answer)
+    assert server.urls == ("turn:turn.test:3478?transport=udp",)
+    assert keep_s == 3600
+    assert "secret" not in repr(server)
+    assert read_turn_server({}) == ((), 60.0)
+    assert read_turn_server({"uris": "turn:x", "ttl": "y"}) == ((), 60.0)
+
+
+async def test_the_homeserver_is_asked_once_and_never_a_public_server() -> None:
+    context = FakeContext(member("alice"), Wire())
+    context.turn = {"uris": ["turn:turn.test"], "username": "u", "password": "p", "ttl": 7200}
+    servers = IceServers(context, MeshConfig())
+    assert servers.known() is None
+    one, two = await asyncio.gather(servers.get(), servers.get())
+    assert one == two == servers.known()
+    assert one[0].urls == ("turn:turn.test",)
+    assert context.asked == 1
+    for config, expected in (
+        (MeshConfig(loopback=True), ()),
+        (MeshConfig(ice_servers=()), ()),
+        (MeshConfig(ice_servers=(IceServer(urls=("stun:s.test",)),)), ("stun:s.test",)),
+    ):
+        fixed = IceServers(context, config).known()
+        assert fixed is not None
+        assert tuple(url for server in fixed for url in server.urls) == expected
+    context.turn = {}
+    assert await IceServers(context, MeshConfig()).get() == ()
+
+
+# The backend
+
+
+async def test_the_backend_offers_one_mesh_and_knows_its_own() -> None:
+    backend = MeshBackend(FakeContext(member("alice"), Wire()), MeshConfig(video=False))
+    (transport,) = await backend.local_transports(())
+    assert (await backend.local_transports(()))[0] is transport
+    model = MeshTransport.model_validate({**transport.raw, "extra": 1})
+    assert model.video is False
+    assert model.model_dump()["extra"] == 1
+    bob = member("bob")
+    assert backend.connection_key(transport, bob, ()) == "all"
+    assert backend.connection_key(Transport("livekit", {"type": "livekit"}), bob, ()) is None
+    with pytest.raises(BackendError, match="MeshConfig"):
+        MeshBackend(backend.context, {"loopback": True})
+    await backend.prepare(transport)
+
+
+def test_what_the_descriptor_names_exists() -> None:
+    for name in (MESH.backend, MESH.config_model, MESH.transport_model):
+        module, _, attribute = name.partition(":")
+        assert getattr(importlib.import_module(module), attribute).__name__ == attribute
+
+
+# Clocks and frames
+
+
+def test_the_call_clock_follows_the_earliest_frame() -> None:
+    clock, ms = CallClock(Kind.VIDEO), 1_000_000
+    assert clock.map(0, 100 * ms) == 100 * ms
+    assert clock.map(20 * ms, 150 * ms) == pytest.approx(120 * ms, abs=10_000)  # 30 ms late
+    assert clock.map(40 * ms, 135 * ms) == 135 * ms  # earlier than thought
+    assert clock.map(60 * ms, 900 * ms) == 900 * ms  # a jump
+    audio = CallClock(Kind.AUDIO)
+    assert audio.map(0, 1000 * ms) == 920 * ms  # what the jitter buffer holds back
+
+
+def test_sound_becomes_mono() -> None:
+    frame = av.AudioFrame(format="s16", layout="stereo", samples=960)
+    wave = np.stack([np.full(960, 1000), np.full(960, 3000)], axis=1).astype("<i2")
+    frame.planes[0].update(wave.tobytes())
+    frame.sample_rate = 48_000
+    got = audio_frame(frame, 5)
+    assert got == AudioFrame(pcm=np.full(960, 2000, "<i2").tobytes(), timestamp_ns=5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (322, 241), (1, 1), (33, 35)])
+def test_pictures_become_i420_with_even_sides(width: int, height: int) -> None:
+    frame = av.VideoFrame(width, height, "yuv420p")
+    for plane, grey in zip(frame.planes, (50, 100, 150), strict=True):
+        plane.update(bytes([grey]) * plane.buffer_size)
+    got = video_frame(frame, 7)
+    w, h = width & ~1, height & ~1
+    if not w:
+        assert got is None
+        return
+    assert got is not None
+    data = b"\x32" * (w * h) + b"\x64" * (w * h // 4) + b"\x96" * (w * h // 4)
+    assert got == VideoFrame(data=data, width=w, height=h, timestamp_ns=7)
+
+
+def _track(kind: Kind) -> LocalTrack:
+    return LocalTrack(TrackId(member("alice"), "x", "0"), FrameHub(kind))
+
+
+async def test_a_picture_survives_the_way_out_and_in() -> None:
+    slot, track = VideoSlot(), _track(Kind.VIDEO)
+    slot.feed(track)
+    data = bytes(range(256)) * 6
+    sent = VideoFrame(data=data[: 34 * 30 * 3 // 2], width=34, height=30, timestamp_ns=1)
+    track.hub.push(sent)
+    got = await slot.recv()
+    assert video_frame(got, 1) == sent
+    track.hub.push(replace(sent, timestamp_ns=1))  # time stood still: the picture goes on
+    assert (await slot.recv()).pts == 1
+    slot.stop()
+
+
+async def test_sound_is_paced_and_gaps_are_silence() -> None:
+    slot, track = AudioSlot(), _track(Kind.AUDIO)
+    slot.feed(track)
+    loud = AudioFrame(pcm=b"\x10\x20" * 960, timestamp_ns=0)
+    track.hub.push(loud)
+    loop = asyncio.get_running_loop()
+    start_s = loop.time()
+    frames = [await slot.recv() for _ in range(6)]
+    assert loop.time() - start_s == pytest.approx(0.1, abs=0.05)
+    assert [f.pts for f in frames] == [0, 960, 1920, 2880, 3840, 4800]
+    assert [bytes(f.planes[0])[:2] for f in frames] == [b"\x10\x20"] + [b"\0\0"] * 5
+    slot.mute(True)
+    track.hub.push(loud)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slot.recv(), 0.4)
+    slot.mute(False)
+    track.hub.push(loud)
+    after = await slot.recv()
+    assert after.pts is not None
+    assert after.pts >= 4800 + 960 * 20  # timestamps measured the pause
+    assert after.pts % 960 == 0
+    for _ in range(20):
+        track.hub.push(loud)
+    assert slot.dropped == 15
+    slot.stop()
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (24_000, 1), (16_000, 2)])
+async def test_sound_of_other_shapes_is_converted(rate: int, channels: int) -> None:
+    slot, track = AudioSlot(), _track(Kind.AUDIO)
+    slot.feed(track)
+    pcm = np.full(rate // 50 * channels, 4000, "<i2").tobytes()
+    for _ in range(4):
+        track.hub.push(AudioFrame(pcm=pcm, timestamp_ns=0, sample_rate=rate, channels=channels))
+    await slot.recv()
+    frame = await slot.recv()
+    assert (frame.samples, frame.sample_rate) == (960, 48_000)
+    assert abs(int(np.frombuffer(bytes(frame.planes[0]), "<i2")[480]) - 4000) < 400
+    slot.stop()
+
+
+def test_the_test_configuration_never_leaves_the_machine() -> None:
+    assert CONFIG.loopback
