@@ -1,0 +1,120 @@
+"""What Element Call shows, in a call of its own, of a member that has a mesh only."""
+
+import asyncio
+import contextlib
+from urllib.parse import quote
+
+import pytest
+
+from tests.interop.element_call import deployment, element_call
+from tests.interop.tools import by_user
+from tests.system.participants import Participant, cast
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+COMPATIBILITY, MATRIX_2_0 = "compatibility", "matrix_2_0"
+
+
+def in_call(count):
+    return lambda s: s["inCall"] and len(s["tiles"]) == len(s["members"]) == count
+
+
+def pictures_since(seen, before):
+    """Frames shown of each tile since an earlier look."""
+    return {name: count - before["frames"].get(name, 0) for name, count in seen["frames"].items()}
+
+
+@contextlib.asynccontextmanager
+async def pages_in_call(synapse, callers, room_id, folder, mode=COMPATIBILITY):
+    """Open a browser for each caller; give them all in one call, each showing all."""
+    async with contextlib.AsyncExitStack() as stack:
+        site = await stack.enter_async_context(deployment(synapse, folder))
+        pages = [
+            await stack.enter_async_context(element_call(site, caller, room_id, folder, mode))
+            for caller in callers
+        ]
+        for page in pages:
+            await page.until(in_call(len(pages)), "in the call with all tiles")
+            await page.until(
+                lambda s: len(s["frames"]) == len(pages) and min(s["frames"].values()) > 10,
+                "shows everybody's picture",
+            )
+        yield pages
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "options", "people", "mode"),
+    [
+        (False, (), 1, COMPATIBILITY),
+        (False, (), 1, MATRIX_2_0),
+        (False, ("--dialect", "D3"), 1, COMPATIBILITY),
+        (True, (), 2, COMPATIBILITY),
+    ],
+    ids=["clear-sticky", "clear-sticky-2.0", "clear-state", "encrypted-two"],
+)
+async def test_the_call_goes_on(synapse, new_user, tmp_path, encrypted, options, people, mode):
+    callers = [await new_user("caller") for _ in range(people)]
+    ours = await new_user("ours")
+    room_id = await synapse.create_room(callers[0].access_token, encrypted=encrypted)
+    for person in (*callers[1:], ours):
+        await synapse.join_room(person.access_token, room_id)
+
+    async with (
+        pages_in_call(synapse, callers, room_id, tmp_path, mode) as pages,
+        cast() as started,
+    ):
+        before = [await page.ask("look") for page in pages]
+        for member in before[0]["members"]:  # the two modes write different transports
+            assert ("livekit_alias" in member["transports"][0]) == (mode == COMPATIBILITY)
+        mesh = await Participant.start(
+            synapse, ours, room_id, tmp_path / "ours", "--source", "tone", *options
+        )
+        started.append(mesh)
+        early = [await page.until(in_call(people + 1), "ours is shown too") for page in pages]
+        await asyncio.sleep(5)  # time to connect, give up or break
+        for number, (page, then, joined) in enumerate(zip(pages, before, early, strict=True)):
+            await page.ask("picture", path=str(tmp_path / f"together-{number}.png"))
+            seen = await page.ask("look")
+            assert in_call(people + 1)(seen), seen
+            assert seen["troubles"] == []
+            members, earlier = by_user(seen), by_user(then)
+            assert {user: members[user] for user in earlier} == earlier
+            assert [t["type"] for t in members[ours.user_id]["transports"]] == ["rtcfoci.mesh"]
+            # Every caller's picture, its own and the other's through LiveKit, goes on.
+            moved = pictures_since(seen, joined)
+            assert len(moved) == people
+            assert min(moved.values()) > 10, moved
+        for caller in callers:
+            await mesh.until(lambda user=caller.user_id: mesh.sees(user), "sees the caller")
+        await mesh.until(lambda: "no_focus_type" in mesh.conditions(), "says why it hears nobody")
+
+        assert await mesh.stop() == 0
+        for number, (page, then) in enumerate(zip(pages, before, strict=True)):
+            after = await page.until(in_call(people), "ours has left")
+            assert by_user(after) == by_user(then)
+            assert after["troubles"] == []
+            await page.ask("picture", path=str(tmp_path / f"after-{number}.png"))
+
+
+async def test_the_shape_that_we_never_write_ends_the_call(synapse, new_user, tmp_path):
+    """The control: these instruments do see a call that a membership without transport breaks."""
+    caller, other = await new_user("caller"), await new_user("other")
+    room_id = await synapse.create_room(caller.access_token)
+    await synapse.join_room(other.access_token, room_id)
+    key = quote(f"_{other.user_id}_{other.device_id}_m.call", safe="")
+    path = (
+        f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/state/org.matrix.msc3401.call.member"
+    )
+    content = {
+        "application": "m.call",
+        "call_id": "",
+        "scope": "m.room",
+        "device_id": other.device_id,
+        "expires": 14_400_000,
+        "focus_active": {"type": "livekit", "focus_selection": "multi_sfu"},
+        "foci_preferred": [],
+    }
+    async with pages_in_call(synapse, [caller], room_id, tmp_path) as (page,):
+        await synapse.checked("PUT", f"{path}/{key}", other.access_token, body=content)
+        await page.until(lambda s: not s["inCall"], "its call has ended")
+        await page.ask("picture", path=str(tmp_path / "ended.png"))
