@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from rtcfoci.errors import MediaError
+
 __all__ = ["FRAME_MS", "SAMPLE_RATE", "AudioFrame", "Frame", "Kind", "VideoFrame"]
 
 SAMPLE_RATE = 48_000
@@ -37,6 +39,15 @@ class AudioFrame:
     concealed: bool = False
     """Made up to hide a lost packet, not received."""
 
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.sample_rate < 1 or len(self.pcm) % (2 * self.channels):
+            raise MediaError(
+                f"{len(self.pcm)} bytes are no PCM of {self.channels} channels "
+                f"at {self.sample_rate} Hz",
+                why="a sample has 2 bytes for each channel",
+                do="give whole samples, and say their rate and channel count",
+            )
+
     @property
     def samples(self) -> int:
         """Samples per channel."""
@@ -53,6 +64,16 @@ class VideoFrame:
     height: int
     timestamp_ns: int
     """Nanoseconds on the call clock (monotonic)."""
+
+    def __post_init__(self) -> None:
+        width, height = self.width, self.height
+        even = width > 0 and height > 0 and not (width % 2 or height % 2)
+        if not even or len(self.data) != width * height * 3 // 2:
+            raise MediaError(
+                f"{len(self.data)} bytes are no I420 picture of {width}x{height}",
+                why="sides are even and a pixel has 1.5 bytes",
+                do="give tightly packed planes: Y, then U, then V",
+            )
 
 
 Frame: TypeAlias = AudioFrame | VideoFrame

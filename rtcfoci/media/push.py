@@ -118,12 +118,6 @@ class PushSource(LocalSource):
 
     def _prepared(self, media: Frame | bytes, sample_rate: int, channels: int) -> list[Frame]:
         if isinstance(media, bytes):
-            if channels < 1 or sample_rate < 1 or len(media) % (2 * channels):
-                raise MediaError(
-                    f"{len(media)} bytes are no PCM of {channels} channels at {sample_rate} Hz",
-                    why="a sample has 2 bytes for each channel",
-                    do="push whole samples and say their channel count",
-                )
             media = AudioFrame(
                 pcm=media, timestamp_ns=0, sample_rate=sample_rate, channels=channels
             )

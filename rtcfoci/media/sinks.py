@@ -89,6 +89,7 @@ class CallbackSink:
         reader = FrameReader(track, self._limit)
         task = asyncio.get_running_loop().create_task(self._deliver(track, reader))
         task.add_done_callback(self._note)
+        task.add_done_callback(lambda _: reader.close())  # it may be cancelled before it begins
         self._tasks[id(track)] = task
         return True
 
@@ -108,11 +109,10 @@ class CallbackSink:
             raise failed[0]
 
     async def _deliver(self, track: FrameStream, reader: FrameReader) -> None:
-        async with reader:
-            async for frame in reader:
-                result = self._callback(track, frame)
-                if inspect.isawaitable(result):
-                    await result
+        async for frame in reader:
+            result = self._callback(track, frame)
+            if inspect.isawaitable(result):
+                await result
 
     def _note(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

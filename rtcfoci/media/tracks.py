@@ -10,16 +10,20 @@ the oldest frame goes, and is counted.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rtcfoci.core.model import Member
 from rtcfoci.media.frames import Frame, Kind
 
 __all__ = ["FrameHub", "FrameReader", "FrameStream", "LocalTrack", "RemoteTrack", "TrackId"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class FrameHub:
     def push(self, frame: Frame) -> None:
         """Hand a frame to every consumer, at once, on this thread."""
         for consume in self._consumers:
-            consume(frame)
+            self._hand(consume, frame)
 
     def end(self) -> None:
         """No more frames will come; readers finish what they hold. Idempotent."""
@@ -80,12 +84,12 @@ class FrameHub:
             self._ended = True
             consumers, self._consumers = self._consumers, ()
         for consume in consumers:
-            consume(None)
+            self._hand(consume, None)
 
     def consume(self, callback: Callable[[Frame | None], None]) -> Callable[[], None]:
         """Call back with every frame on the producer's thread, None at the end; give back a stop.
 
-        The callback must be quick and must not raise.
+        The callback must be quick; one that raises gets no more frames.
         """
         with self._lock:
             ended = self._ended
@@ -98,15 +102,22 @@ class FrameHub:
         if first and self.on_wanted:
             self.on_wanted(True)
 
-        def stop() -> None:
-            with self._lock:
-                before = len(self._consumers)
-                self._consumers = tuple(c for c in self._consumers if c is not callback)
-                last = before and not self._consumers
-            if last and self.on_wanted:
-                self.on_wanted(False)
+        return partial(self._leave, callback)
 
-        return stop
+    def _hand(self, consume: Callable[[Frame | None], None], frame: Frame | None) -> None:
+        try:
+            consume(frame)
+        except Exception:  # one consumer's fault must end neither the producer nor the others
+            _log.exception("a consumer of %s frames failed and gets no more", self.kind.value)
+            self._leave(consume)
+
+    def _leave(self, callback: Callable[[Frame | None], None]) -> None:
+        with self._lock:
+            before = len(self._consumers)
+            self._consumers = tuple(c for c in self._consumers if c is not callback)
+            last = before and not self._consumers
+        if last and self.on_wanted:
+            self.on_wanted(False)
 
     def open(self, *, limit: int = 50) -> FrameReader:
         """Open a reader with a queue of `limit` frames."""

@@ -71,6 +71,14 @@ async def test_a_busy_callback_loses_the_oldest_and_stalls_nobody() -> None:
     await sink.aclose()
 
 
+async def test_a_track_removed_as_soon_as_it_is_added_is_let_go() -> None:
+    sink, hub = CallbackSink(lambda track, frame: None), FrameHub(Kind.AUDIO)
+    sink.add(hub)
+    sink.remove(hub)
+    await until(lambda: not hub.wanted)
+    await sink.aclose()
+
+
 async def test_what_a_callback_raises_comes_out_at_the_end() -> None:
     def fail(track: FrameStream, frame: Frame) -> None:
         raise ValueError("mine")

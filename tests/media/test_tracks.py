@@ -2,8 +2,11 @@ import asyncio
 import threading
 import time
 
+import pytest
+
 from rtcfoci.core.model import Member
-from rtcfoci.media.frames import AudioFrame, Frame, Kind
+from rtcfoci.errors import MediaError
+from rtcfoci.media.frames import AudioFrame, Frame, Kind, VideoFrame
 from rtcfoci.media.tracks import FrameHub, RemoteTrack, TrackId
 
 from .making import until
@@ -231,3 +234,36 @@ async def test_switching_feeds_under_load_keeps_order() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_consumer_that_raises_is_left_out_and_stops_nobody() -> None:
+    hub, wanted, got = FrameHub(Kind.AUDIO), [], []
+    hub.on_wanted = wanted.append
+
+    def faulty(_: object) -> None:
+        raise ValueError("the application's fault")
+
+    hub.consume(faulty)
+    hub.push(frame(0))
+    assert wanted == [True, False]
+    hub.consume(faulty)
+    hub.consume(got.append)
+    for i in range(3):
+        hub.push(frame(i))
+    hub.consume(faulty)
+    hub.end()
+    assert got == [frame(0), frame(1), frame(2), None]
+
+
+@pytest.mark.parametrize(
+    "fault", [{"pcm": b"123"}, {"channels": 0}, {"sample_rate": 0}, {"channels": 3}]
+)
+def test_sound_that_is_none_is_refused_where_it_is_made(fault: dict[str, object]) -> None:
+    with pytest.raises(MediaError, match="no PCM"):
+        AudioFrame(**{"pcm": b"1234", "timestamp_ns": 0, **fault})
+
+
+@pytest.mark.parametrize(("width", "height"), [(4, 4), (3, 2), (0, 0), (-4, -2)])
+def test_a_picture_that_is_none_is_refused_where_it_is_made(width: int, height: int) -> None:
+    with pytest.raises(MediaError, match="no I420"):
+        VideoFrame(data=bytes(12), width=width, height=height, timestamp_ns=0)

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +32,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
+from rtcfoci.media.convert import AudioConverter
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack, TrackId
 from rtcfoci_mesh.engine import (
@@ -41,7 +43,7 @@ from rtcfoci_mesh.engine import (
 )
 from rtcfoci_mesh.incoming import CallClock, audio_frame, media_ns, video_frame
 from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot, slot_for
-from rtcfoci_mesh.wire import MAX_LINES, Lines
+from rtcfoci_mesh.wire import MAX_LINES, MAX_SDP_BYTES, Lines
 
 if TYPE_CHECKING:
     import aioice
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["AiortcEngine", "AiortcSession"]
 
 _CLOSE_S = 5.0
+_MAX_CHANNELS = 16
+"""Data channels that a member may open beside the two that are agreed upon; nobody listens to them."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +93,9 @@ class AiortcSession:
         self._options = options
         self._link: _Link | None = None
         self._suspended = False
+        self._channels = 0
         self._pc.on("track", self._on_track)
+        self._pc.on("datachannel", self._on_channel)
         self._pc.on("connectionstatechange", self._on_state)
 
     def _linked(self) -> _Link:
@@ -150,6 +156,11 @@ class AiortcSession:
         sdp = self._pc.localDescription.sdp
         if "a=candidate:" not in sdp:
             raise EngineError("no network address to offer", code="no_candidates")
+        if len(sdp) > MAX_SDP_BYTES:
+            raise EngineError(
+                "our description is too large for a signal",
+                why=f"{len(sdp)} bytes: too many tracks, or addresses of this machine",
+            )
         placed = {
             slot.track_id: str(transceiver.mid)
             for transceiver, slot in self._slots.items()
@@ -208,11 +219,12 @@ class AiortcSession:
         return 0 if self._link is None else self._link.totals.packetsReceived
 
     async def stats(self) -> Mapping[str, float | str]:
-        """Figures of the connection, summed over its tracks."""
+        """Figures of the connection, summed over its tracks; jitter of one of them."""
         if self._link is None or self._events is None:
             return {}
         report = list((await self._pc.getStats()).values())
         transport = self._link.totals
+        sums: Counter[str] = Counter()
         figures: dict[str, float | str] = {
             "bytes_received": transport.bytesReceived,
             "bytes_sent": transport.bytesSent,
@@ -223,17 +235,17 @@ class AiortcSession:
             kind, direction = getattr(entry, "kind", ""), entry.type
             rate_hz = 48_000 if kind == "audio" else 90_000
             if direction == "inbound-rtp":
-                figures[f"{kind}_packets_received"] = entry.packetsReceived
-                figures[f"{kind}_packets_lost"] = entry.packetsLost
+                sums[f"{kind}_packets_received"] += entry.packetsReceived
+                sums[f"{kind}_packets_lost"] += entry.packetsLost
                 figures[f"{kind}_jitter_ms"] = 1000 * entry.jitter / rate_hz
             elif direction == "outbound-rtp":
-                figures[f"{kind}_packets_sent"] = entry.packetsSent
-                figures[f"{kind}_bytes_sent"] = entry.bytesSent
+                sums[f"{kind}_packets_sent"] += entry.packetsSent
+                sums[f"{kind}_bytes_sent"] += entry.bytesSent
             elif direction == "remote-inbound-rtp":
-                figures[f"{kind}_remote_packets_lost"] = entry.packetsLost
+                sums[f"{kind}_remote_packets_lost"] += entry.packetsLost
                 if entry.roundTripTime is not None:
                     figures["rtt_ms"] = 1000 * entry.roundTripTime
-        return figures
+        return figures | sums
 
     # What aiortc reports
 
@@ -250,6 +262,11 @@ class AiortcSession:
         if self._events is not None:
             self._events.opened()
 
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self._channels += 1
+        if self._channels > _MAX_CHANNELS and self._events is not None:
+            self._events.lost("the member opened too many data channels", closed=True)
+
     def _on_message(self, data: object, *, reliable: bool) -> None:
         if self._events is not None and isinstance(data, bytes):
             self._events.message(data, reliable=reliable)
@@ -263,7 +280,7 @@ class AiortcSession:
 
     async def _read(self, mid: str, track: MediaStreamTrack) -> None:
         kind = Kind.AUDIO if track.kind == "audio" else Kind.VIDEO
-        clock = CallClock(kind)
+        clock, sound = CallClock(kind), AudioConverter()
         with contextlib.suppress(MediaStreamError):
             while (events := self._events) is not None:
                 frame = await track.recv()
@@ -274,7 +291,11 @@ class AiortcSession:
                 if hub is None or not hub.wanted:
                     continue
                 if kind is Kind.AUDIO:
-                    hub.push(audio_frame(cast("av.AudioFrame", frame), timestamp_ns))
+                    # Opus passes as it is; the member may have chosen a codec of another rate.
+                    for part in sound.convert(
+                        audio_frame(cast("av.AudioFrame", frame), timestamp_ns)
+                    ):
+                        hub.push(part)
                 else:
                     picture = video_frame(cast("av.VideoFrame", frame), timestamp_ns)
                     if picture is not None:

@@ -42,8 +42,9 @@ __all__ = ["MeshConnection", "MeshDrill"]
 _EARLY_SIGNALS = 4
 _EARLY_MEMBERS = 32
 _EARLY_S = 10.0
+_OUTBOX = 8
+"""Signals that wait for one member; a later one makes earlier ones void."""
 _FULL_S = 5.0
-_FULL_BYTES = 1 << 20
 _CALM_S = 10.0
 _T = TypeVar("_T")
 FULL = "rtcfoci.mesh.full"
@@ -96,7 +97,7 @@ class MeshConnection(Connection):
         for membership in (*added, *changed):
             seat = read_seat(membership, self._types)
             held = self._seats.get(seat.member)
-            if held is not None and held.joined_ts_ms != seat.joined_ts_ms:
+            if held is not None and held.claimed_ts_ms != seat.claimed_ts_ms:
                 back.append(seat.member)
             self._seats[seat.member] = seat
         await self._media.run(self._reconcile(back))
@@ -132,7 +133,7 @@ class MeshConnection(Connection):
         members = None if to is None else tuple(to)
         deadline_s = self._call_loop.time() + _FULL_S
         while members is None or members:
-            refused = await self._media.run(self._send(frame, reliable, members))
+            refused = await self._media.run(self._send(frame, reliable, members, to is not None))
             if not refused:
                 return
             if self._call_loop.time() > deadline_s:
@@ -233,9 +234,9 @@ class MeshConnection(Connection):
 
     async def _publish(self, track: LocalTrack) -> None:
         self._tracks[track.track_id] = track
-        if track.muted:
-            self.muted.add(track.track_id)
+        (self.muted.add if track.muted else self.muted.discard)(track.track_id)
         for peer in self._peers.values():
+            peer.set_muted(track.track_id, track.muted)
             peer.tracks_changed()
 
     async def _unpublish(self, track_id: TrackId) -> None:
@@ -258,19 +259,20 @@ class MeshConnection(Connection):
             peer.subscribe(track_id, wanted)
 
     async def _send(
-        self, frame: bytes, reliable: bool, to: Sequence[Member] | None
+        self, frame: bytes, reliable: bool, to: Sequence[Member] | None, named: bool
     ) -> tuple[Member, ...]:
         refused = []
         for member in tuple(self._peers) if to is None else to:
             peer = self._peers.get(member)
+            if peer is None and not named:
+                continue  # it left while it was waited for
             if peer is None:
                 raise BackendError(
                     f"Data cannot be sent to {member}.",
                     why="that member is not in the mesh",
                     do="send to members that are",
                 )
-            full = reliable and peer.buffered() > _FULL_BYTES
-            if full or not (peer.send_data(frame, reliable=reliable) or not reliable):
+            if not peer.send_data(frame, reliable=reliable) and reliable:
                 refused.append(member)
         return tuple(refused)
 
@@ -350,11 +352,13 @@ class MeshConnection(Connection):
     # Signals going out, on the call's loop
 
     def _enqueue(self, member: Member, payload: JsonObject) -> None:
+        if self._closed:
+            return
         waiting = self._outbox.get(member)
         if waiting is not None:
             waiting.append(payload)
             return
-        self._outbox[member] = deque([payload])
+        self._outbox[member] = deque([payload], maxlen=_OUTBOX)
         self.context.spawn(self._drain(member), name=f"mesh signals to {member}")
 
     async def _drain(self, member: Member) -> None:

@@ -91,7 +91,7 @@ def unpack(frame: bytes) -> AppData | Small | None:
     """Read what a member sent; None when it is nothing we know. Never raises."""
     if not frame:
         return None
-    if frame[0] == _APP and len(frame) >= 2 and len(frame) >= 2 + frame[1]:
+    if frame[0] == _APP and 2 <= len(frame) <= 2 + MAX_DATA_BYTES and len(frame) >= 2 + frame[1]:
         end = 2 + frame[1]
         try:
             return AppData(frame[2:end].decode(), frame[end:])

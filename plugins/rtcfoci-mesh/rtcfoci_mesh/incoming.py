@@ -9,13 +9,17 @@ from __future__ import annotations
 import av
 import numpy as np
 
+from rtcfoci.media.convert import from_av_video
 from rtcfoci.media.frames import SAMPLE_RATE, AudioFrame, Kind, VideoFrame
 
 __all__ = ["CallClock", "audio_frame", "media_ns", "video_frame"]
 
 _AUDIO_DELAY_NS = 80_000_000
 """aiortc's jitter buffer gives a packet out when four later ones have come (20 ms each)."""
+_MAX_SPACING_NS = 250_000_000
 _JUMP_NS = 500_000_000
+_MOST_PIXELS = 4096 * 2304
+"""A member chooses the size of its pictures, and readers keep dozens of them."""
 _CREEP = 1e-4
 """How much faster than ours the sender's clock may be: 100 ppm, twice what crystals do."""
 
@@ -25,22 +29,32 @@ class CallClock:
 
     The earliest arrival is the truest: a frame can be late, never early. So the mapping follows early
     frames at once, late ones only as fast as two clocks drift apart, and starts anew after a jump.
+    aiortc gives a picture out when the next one comes, so it is late by their spacing.
     """
 
     def __init__(self, kind: Kind) -> None:
+        self._kind = kind
         self._delay_ns = _AUDIO_DELAY_NS if kind is Kind.AUDIO else 0
+        self._media_ns: int | None = None
         self._offset_ns: int | None = None
         self._last_ns = 0
+        self._given_ns = 0
 
     def map(self, media_ns: int, arrival_ns: int) -> int:
         """Give the time of a frame with that media time that came at `arrival_ns`."""
+        if self._kind is Kind.VIDEO and self._media_ns is not None:
+            spacing_ns = media_ns - self._media_ns
+            if 0 < spacing_ns <= (self._delay_ns or _MAX_SPACING_NS):
+                self._delay_ns = spacing_ns  # the least there was: never more than it waited
+        self._media_ns = media_ns
         offset_ns = arrival_ns - self._delay_ns - media_ns
         held_ns = self._offset_ns
         if held_ns is not None and abs(offset_ns - held_ns) < _JUMP_NS:
             held_ns += int((arrival_ns - self._last_ns) * _CREEP)
             offset_ns = min(offset_ns, held_ns)
         self._offset_ns, self._last_ns = offset_ns, arrival_ns
-        return media_ns + offset_ns
+        self._given_ns = max(media_ns + offset_ns, self._given_ns + 1)  # never backwards
+        return self._given_ns
 
 
 def media_ns(frame: av.AudioFrame | av.VideoFrame) -> int:
@@ -51,7 +65,7 @@ def media_ns(frame: av.AudioFrame | av.VideoFrame) -> int:
 
 
 def audio_frame(frame: av.AudioFrame, timestamp_ns: int) -> AudioFrame:
-    """Give 48 kHz mono, s16; aiortc's decoder gives 48 kHz stereo."""
+    """Give mono, s16, at the rate of the codec; aiortc's Opus decoder gives 48 kHz stereo."""
     channels = len(frame.layout.channels)
     samples = np.frombuffer(memoryview(frame.planes[0]), dtype="<i2")[: frame.samples * channels]
     if channels > 1:
@@ -68,19 +82,7 @@ def audio_frame(frame: av.AudioFrame, timestamp_ns: int) -> AudioFrame:
 
 
 def video_frame(frame: av.VideoFrame, timestamp_ns: int) -> VideoFrame | None:
-    """Give I420 with even sides; None for a picture too small to have them."""
-    width, height = frame.width & ~1, frame.height & ~1
-    if not width or not height:
+    """Give I420 with even sides; None for a picture too small to have them, or too large to keep."""
+    if min(frame.width, frame.height) < 2 or frame.width * frame.height > _MOST_PIXELS:
         return None
-    if frame.format.name != "yuv420p":
-        frame = frame.reformat(format="yuv420p")
-    planes = []
-    for plane, w, h in zip(
-        frame.planes,
-        (width, width // 2, width // 2),
-        (height, height // 2, height // 2),
-        strict=True,
-    ):
-        rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
-        planes.append(rows[:h, :w].tobytes())
-    return VideoFrame(data=b"".join(planes), width=width, height=height, timestamp_ns=timestamp_ns)
+    return from_av_video(frame, timestamp_ns)

@@ -1,7 +1,7 @@
 """Local tracks as aiortc sends them: one slot for each media section of each pair.
 
-In: pacing, silence where a source falls behind, frames of our kind to frames of PyAV.
-Out: encoding and packets (aiortc), where frames come from (`rtcfoci.media`).
+In: pacing, silence where a source falls behind.
+Out: encoding and packets (aiortc), where frames come from and their conversion (`rtcfoci.media`).
 
 A slot lives as long as its connection and is fed by one track after another: an aiortc sender whose
 track ends stops for good. While it has no track, or a muted one, it sends nothing. Every slot makes
@@ -20,6 +20,7 @@ from fractions import Fraction
 import av
 from aiortc import MediaStreamTrack
 
+from rtcfoci.media.convert import AudioConverter, to_av_video
 from rtcfoci.media.frames import FRAME_MS, SAMPLE_RATE, AudioFrame, Frame, Kind, VideoFrame
 from rtcfoci.media.tracks import LocalTrack, TrackId
 
@@ -28,8 +29,10 @@ __all__ = ["AudioSlot", "Slot", "VideoSlot", "slot_for"]
 _FRAME_S = FRAME_MS / 1000
 _SAMPLES = SAMPLE_RATE * FRAME_MS // 1000
 _FRAME_BYTES = 2 * _SAMPLES
-_AUDIO_QUEUE_BYTES = 5 * _FRAME_BYTES
-"""100 ms: what a source may be ahead before its oldest sound goes."""
+_AUDIO_QUEUE = 5
+"""Frames, 100 ms: what a source may be ahead before its oldest sound goes."""
+_RESERVE = 2
+"""Frames of that with which sending begins: one to send and one against jitter."""
 _SILENCE_S = 1.0
 """How long silence is sent for a source that falls behind, before nothing is sent."""
 _LATE_S = 0.2
@@ -91,9 +94,8 @@ class AudioSlot(Slot):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pcm: deque[bytes] = deque()
-        self._rest = b""
-        self._resampler: tuple[int, int, av.AudioResampler] | None = None
+        self._pcm: deque[bytes] = deque(maxlen=_AUDIO_QUEUE)
+        self._converter = AudioConverter()
         self._hungry = True
         self._origin_s: float | None = None
         self._index = 0
@@ -103,34 +105,16 @@ class AudioSlot(Slot):
     def _take(self, frame: Frame | None) -> None:
         if self._muted or not isinstance(frame, AudioFrame):
             return
-        pcm = self._rest + self._mono(frame)
-        whole = len(pcm) - len(pcm) % _FRAME_BYTES
-        for at in range(0, whole, _FRAME_BYTES):
-            self._pcm.append(pcm[at : at + _FRAME_BYTES])
-        self._rest = pcm[whole:]
-        while len(self._pcm) > _AUDIO_QUEUE_BYTES // _FRAME_BYTES:
-            self._pcm.popleft()
-            self.dropped += 1
+        for part in self._converter.convert(frame):
+            self.dropped += len(self._pcm) == _AUDIO_QUEUE
+            self._pcm.append(part.pcm)
         if self._hungry and self._pcm:
             self._hungry = False
             self._notify()
 
-    def _mono(self, frame: AudioFrame) -> bytes:
-        if frame.sample_rate == SAMPLE_RATE and frame.channels == 1:
-            return frame.pcm
-        held = self._resampler
-        if held is None or held[:2] != (frame.sample_rate, frame.channels):
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-            held = self._resampler = (frame.sample_rate, frame.channels, resampler)
-        layout = "mono" if frame.channels == 1 else "stereo"
-        given = av.AudioFrame(format="s16", layout=layout, samples=frame.samples)
-        given.planes[0].update(frame.pcm)
-        given.sample_rate = frame.sample_rate
-        return b"".join(bytes(f.planes[0])[: 2 * f.samples] for f in held[2].resample(given))
-
     def _clear(self) -> None:
         self._pcm.clear()
-        self._rest = b""
+        self._converter = AudioConverter()  # the old one may be at work on the source's thread
         self._hungry = True
 
     async def recv(self) -> av.AudioFrame:
@@ -164,9 +148,13 @@ class AudioSlot(Slot):
         if self._origin_s is None:
             self._origin_s = now_s
         due_s = self._origin_s + self._index * _FRAME_S
-        if now_s - due_s > _LATE_S:  # after a pause: timestamps go on measuring real time
+        # At the start, and after a pause: timestamps go on measuring real time, and what piled up
+        # until then goes, or everything after it would be late by as much.
+        if self._index == 0 or now_s - due_s > _LATE_S:
             self._index = math.ceil((now_s - self._origin_s) / _FRAME_S)
             due_s = self._origin_s + self._index * _FRAME_S
+            while len(self._pcm) > _RESERVE:
+                self._pcm.popleft()
         if due_s > now_s:
             await asyncio.sleep(due_s - now_s)
 
@@ -205,24 +193,9 @@ class VideoSlot(Slot):
             self._origin_ns = frame.timestamp_ns
         pts = (frame.timestamp_ns - self._origin_ns) * _VIDEO_RATE // 1_000_000_000
         self._pts = max(pts, self._pts + 1)
-        picture = _picture(frame)
+        picture = to_av_video(frame)
         picture.pts, picture.time_base = self._pts, _VIDEO_BASE
         return picture
-
-
-def _picture(frame: VideoFrame) -> av.VideoFrame:
-    picture = av.VideoFrame(frame.width, frame.height, "yuv420p")
-    at = 0
-    for plane in picture.planes:
-        width, height, stride = plane.width, plane.height, plane.line_size
-        if stride == width:
-            plane.update(frame.data[at : at + width * height])
-        else:
-            pad = bytes(stride - width)
-            rows = (frame.data[at + r * width : at + (r + 1) * width] + pad for r in range(height))
-            plane.update(b"".join(rows))
-        at += width * height
-    return picture
 
 
 def slot_for(kind: Kind) -> AudioSlot | VideoSlot:

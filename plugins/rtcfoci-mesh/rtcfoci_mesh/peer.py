@@ -41,6 +41,9 @@ __all__ = ["Host", "Peer"]
 _CLOSED_PATIENCE_S = 2.0
 """A member that ends the connection is about to leave; the roster says so within this time."""
 _PENDING_MESSAGES = 64
+_FULL_BYTES = 1 << 20
+_LATE_BYTES = 1 << 16
+"""Lossy messages behind so many bytes would come late: they are dropped instead."""
 _LOOK_EVERY_S = 0.5
 
 
@@ -142,6 +145,10 @@ class Peer:
     def send_data(self, frame: bytes, *, reliable: bool) -> bool:
         """Send to the member; a reliable message waits for a connection. False: not taken."""
         if self._session is not None and self.connected and not self._pending:
+            if self._session.buffered(reliable=reliable) > (
+                _FULL_BYTES if reliable else _LATE_BYTES
+            ):
+                return False
             try:
                 self._session.send(frame, reliable=reliable)
                 return True
@@ -151,10 +158,6 @@ class Peer:
             return False
         self._pending.append(frame)
         return True
-
-    def buffered(self) -> int:
-        """Bytes of reliable messages that wait."""
-        return 0 if self._session is None else self._session.buffered(reliable=True)
 
     def suspend(self, suspended: bool) -> None:
         """Send nothing at all to the member while suspended."""
@@ -319,8 +322,9 @@ class Peer:
         self._feed(steps.Failed(attempt, cause, patience_s))
 
     def _opened(self) -> None:
-        for track_id in self._host.muted:
-            self._say(Mute(track_id.source, track_id.name, True))
+        for track in self._host.tracks():
+            track_id = track.track_id
+            self._say(Mute(track_id.source, track_id.name, track_id in self._host.muted))
         while self._pending and self._session is not None:
             self._session.send(self._pending[0], reliable=True)
             self._pending.popleft()
@@ -352,7 +356,7 @@ class Peer:
             try:
                 self._session.send(pack(message), reliable=reliable)
             except EngineError:
-                return  # not open yet: `_opened` tells what is muted
+                return  # not open yet: `_opened` tells what is muted and what is not
 
     async def _watch(self, attempt: str) -> None:
         """Notice within `stall_s` that the member is silent; a live one is heard once a second."""

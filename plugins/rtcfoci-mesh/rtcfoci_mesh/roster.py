@@ -20,6 +20,8 @@ class Seat:
     member: Member
     joined_ts_ms: int
     video: bool
+    claimed_ts_ms: int | None = None
+    """What the member says itself: another number means that it came anew."""
 
     @property
     def order(self) -> tuple[int, tuple[bytes, bytes, bytes]]:
@@ -32,14 +34,15 @@ def read_seat(membership: Membership, types: Iterable[str]) -> Seat:
     known = tuple(types)
     raw = next((t.raw for t in membership.transports if t.type in known), {})
     joined, video = raw.get("joined_ts_ms"), raw.get("video")
-    if not isinstance(joined, int) or isinstance(joined, bool):
-        joined = membership.created_ts_ms
+    created = membership.created_ts_ms
+    claimed = joined if isinstance(joined, int) and not isinstance(joined, bool) else None
     return Seat(
         membership.member,
         # Never later than the event's own time, so that nobody yields a seat by claiming the future;
         # an earlier claim only moves its own claimant, whom the order would have seated or not.
-        max(0, min(joined, membership.created_ts_ms)),
+        max(0, min(created if claimed is None else claimed, created)),
         video if isinstance(video, bool) else True,
+        claimed,
     )
 
 

@@ -242,7 +242,9 @@ class Negotiation:
                 tracks=event.tracks,
             )
             self.state = State.WAITING
-            self._timers.setdefault("deadline", self._now_s + self._timeout_s)
+            # While media flows only the signalling is slow: it is asked again, nothing is given up.
+            if not self.connected:
+                self._timers.setdefault("deadline", self._now_s + self._timeout_s)
             self._send(offer)
             return
         answer = Answer(
@@ -390,6 +392,7 @@ class Negotiation:
         self._need |= answer.need
         self.state = State.APPLYING
         self._timers.pop("resend", None)
+        self._timers.setdefault("deadline", self._now_s + self._timeout_s)
         self._out.append(Apply(answer.attempt, answer.sdp, answer.tracks))
 
     def _wanted(self, want: Want) -> None:

@@ -17,6 +17,8 @@ from rtcfoci_mesh.wire import TrackInfo
 
 __all__ = ["RemoteTracks"]
 
+_MAX_SAID = 64
+
 
 @dataclass(slots=True)
 class _Remote:
@@ -42,6 +44,9 @@ class RemoteTracks:
         self._tracks: dict[tuple[str, str], _Remote] = {}
         self._by_mid: dict[str, _Remote] = {}
         self._described: tuple[TrackInfo, ...] = ()
+        self._said: dict[tuple[str, str], bool] = {}
+        """What was last said of muting on this connection: newer than any description of it, since a
+        description takes the long way and every change is said."""
         self._attached = False
 
     def describe(self, described: tuple[TrackInfo, ...]) -> None:
@@ -67,11 +72,11 @@ class RemoteTracks:
             if not held.live:
                 held.live = True
                 self._emit(TrackAdded(held.track_id, held.hub))
-            self._mute(held, info.muted)
+            self._mute(held, self._said.get(key, info.muted))
 
     def detach(self) -> None:
         """The connection is gone; the tracks may come back with the next one."""
-        self._attached, self._described, self._by_mid = False, (), {}
+        self._attached, self._described, self._by_mid, self._said = False, (), {}, {}
         for remote in self._tracks.values():
             if remote.live:
                 remote.live = False
@@ -84,6 +89,10 @@ class RemoteTracks:
 
     def set_muted(self, source: str, name: str, muted: bool) -> None:
         """Take word of the member that a track is muted or not."""
+        self._said.pop((source, name), None)
+        if len(self._said) >= _MAX_SAID:
+            del self._said[next(iter(self._said))]
+        self._said[source, name] = muted
         remote = self._tracks.get((source, name))
         if remote is not None:
             self._mute(remote, muted)

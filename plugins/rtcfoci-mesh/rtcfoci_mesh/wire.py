@@ -32,13 +32,15 @@ __all__ = [
     "write_signal",
 ]
 
-MAX_SDP_BYTES = 48 * 1024
-"""Below Synapse's 64 KiB for a to-device message, with room for the envelope and olm."""
+MAX_SDP_BYTES = 40 * 1024
+"""Encrypted, in base64 and with its envelope, below Synapse's 64 KiB for a to-device message."""
 MAX_TRACKS = 8
 """Tracks of one kind of one member."""
 MAX_LINES = 2 * MAX_TRACKS + 1
 """Media sections of one connection: tracks of both sides share them, and one carries data."""
 _MAX_CANDIDATES = 64
+"""Different ones: every one is an address at which we knock. Each media section repeats them."""
+_LEAST_MESSAGE_BYTES = 64 * 1024
 _MAX_WORD = 255
 
 
@@ -254,7 +256,19 @@ def check_sdp(sdp: str) -> list[Problem]:
         "the description has media other than audio, video and data",
     )
     require(media.count("m=application") == 1, "the description has not exactly one data section")
-    candidates = sum(line.startswith("a=candidate:") for line in lines)
-    require(candidates <= _MAX_CANDIDATES * MAX_LINES, "the description has too many candidates")
+    candidates = {line for line in lines if line.startswith("a=candidate:")}
+    require(len(candidates) <= _MAX_CANDIDATES, "the description has too many candidates")
+    limits = (line.partition(":")[2] for line in lines if line.startswith("a=max-message-size:"))
+    require(
+        all(_takes_whole_messages(limit) for limit in limits),
+        f"the description takes no data messages of {_LEAST_MESSAGE_BYTES} bytes",
+    )
     require("a=fingerprint:sha-" in sdp, "the description has no certificate fingerprint")
     return problems
+
+
+def _takes_whole_messages(limit: str) -> bool:
+    digits = limit.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return False
+    return int(digits) == 0 or int(digits) >= _LEAST_MESSAGE_BYTES  # 0: no limit

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 
 import pytest
-from meshes import CONFIG, Wire, frequency_hz, member, pairs, stations, until
+from meshes import CONFIG, Source, Wire, frequency_hz, member, pairs, stations, until
+from rtcfoci_mesh.connection import MeshDrill
 from rtcfoci_mesh.data import MAX_DATA_BYTES
 
 from rtcfoci.errors import BackendError
-from rtcfoci.media.frames import AudioFrame, Kind, VideoFrame
-from rtcfoci.media.tracks import TrackId
+from rtcfoci.media.frames import AudioFrame, Frame, Kind, VideoFrame
+from rtcfoci.media.pattern import read
+from rtcfoci.media.sources import PacedSource, PatternSource
+from rtcfoci.media.tracks import LocalTrack, TrackId
 from rtcfoci.plugin import (
     ConditionRaised,
     DataReceived,
@@ -63,6 +67,54 @@ async def test_two_hear_see_and_write_to_each_other() -> None:
         assert figures["state"] == "connected"
         for name in ("audio_packets_received", "audio_packets_sent", "bytes_sent", "rtt_ms"):
             assert float(figures[name]) > 0
+
+
+async def test_media_keeps_its_time_within_100_ms_across_a_connection() -> None:
+    """Both ends have one clock here: a beep every second, and numbered pictures."""
+    made: dict[Kind, dict[int, int]] = {kind: {} for kind in Kind}
+    came: dict[Kind, dict[int, int]] = {kind: {} for kind in Kind}
+
+    class Beeps(PacedSource):
+        def _frame(self, index: int, timestamp_ns: int) -> AudioFrame:
+            loud = index % 50 == 0
+            if loud:
+                made[Kind.AUDIO][index] = timestamp_ns
+            pcm = array("h", [8000 if loud and n // 24 % 2 else 0 for n in range(960)]).tobytes()
+            return AudioFrame(pcm=pcm, timestamp_ns=timestamp_ns)
+
+    class Pictures(PatternSource):
+        def _frame(self, index: int, timestamp_ns: int) -> VideoFrame:
+            made[Kind.VIDEO][index] = timestamp_ns
+            return super()._frame(index, timestamp_ns)
+
+    def take(frame: Frame | None) -> None:
+        if isinstance(frame, AudioFrame):
+            loud = [n for n, level in enumerate(array("h", frame.pcm)) if abs(level) > 3000]
+            if loud:
+                at_ns = frame.timestamp_ns + loud[0] * 1_000_000_000 // 48_000
+                sent = min(made[Kind.AUDIO], key=lambda n: abs(made[Kind.AUDIO][n] - at_ns))
+                came[Kind.AUDIO].setdefault(sent, at_ns)
+        elif frame is not None and (stamp := read(frame)) is not None:
+            came[Kind.VIDEO][stamp.number] = frame.timestamp_ns
+
+    async with stations("alice", "bob") as (alice, bob):
+        sources = {Kind.AUDIO: Beeps(Kind.AUDIO, 50), Kind.VIDEO: Pictures(7)}
+        for kind, source in sources.items():
+            track_id = TrackId(bob.member, kind.value, "0")
+            await bob.connection.publish(LocalTrack(track_id, source.hubs[kind]))
+            source.start()
+        await asyncio.gather(alice.meet(bob), bob.meet(alice))
+        await until(lambda: len(alice.frames) == 2)
+        await asyncio.sleep(0.5)  # the first frames tell the clock where it stands
+        for hub in alice.hubs.values():
+            hub.consume(take)
+        await until(lambda: len(came[Kind.AUDIO]) > 2 and len(came[Kind.VIDEO]) > 20)
+        for source in sources.values():
+            await source.aclose()
+    for kind, most_ms in ((Kind.AUDIO, 85), (Kind.VIDEO, 50)):
+        off_ms = sorted((at - made[kind][n]) / 1e6 for n, at in came[kind].items())
+        # What a recorder adds of its own is in tests/media/test_recording.py.
+        assert abs(off_ms[len(off_ms) // 2]) < most_ms, (kind, off_ms)
 
 
 async def test_three_meet_one_after_the_other() -> None:
@@ -132,6 +184,52 @@ async def test_a_newcomer_learns_what_is_muted() -> None:
         await until(lambda: bob.saw(TrackMuted))
         assert bob.saw(TrackMuted) == [TrackMuted(track.track_id, True)]
         assert not bob.frames
+
+
+async def test_a_track_published_muted_sends_nothing_until_it_is_unmuted() -> None:
+    """In a call that stands, where the connection could be faster than the word of it."""
+    async with stations("alice", "bob") as (alice, bob):
+        await asyncio.gather(alice.meet(bob), bob.meet(alice))
+        await until(alice.reaches)
+        source = Source(Kind.AUDIO)
+        alice.sources.append(source)
+        track = LocalTrack(TrackId(alice.member, "microphone", "0"), source.hub)
+        track.muted = True
+        await alice.connection.publish(track)
+        await alice.connection.set_muted(track.track_id, True)  # as a call does, having published
+        await until(lambda: TrackMuted(track.track_id, True) in bob.events)
+        await asyncio.sleep(0.5)
+        assert not bob.frames
+        await alice.connection.set_muted(track.track_id, False)
+        await until(lambda: bob.frames[track.track_id] > 5)
+
+
+async def test_a_broadcast_outlives_a_member_that_leaves_while_it_waits() -> None:
+    async with stations("alice", "bob") as (alice, bob):
+        await alice.meet(bob)  # bob does not know of alice: there is no connection
+        for number in range(64):
+            await alice.connection.send_data(bytes([number]), topic="", reliable=True)
+        waiting = asyncio.create_task(alice.connection.send_data(b"x", topic="", reliable=True))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await alice.part(bob)
+        async with asyncio.timeout(2):
+            await waiting
+
+
+async def test_lossy_data_does_not_pile_up() -> None:
+    async with stations("alice", "bob") as (alice, bob):
+        await asyncio.gather(alice.meet(bob), bob.meet(alice))
+        await alice.connection.send_data(b"open", topic="", reliable=True)
+        await until(lambda: bob.saw(DataReceived))
+        drill = bob.connection.extension(MeshDrill)
+        assert drill is not None
+        await drill.suspend()  # nothing is acknowledged
+        for _ in range(100):
+            await alice.connection.send_data(bytes(10_000), topic="", reliable=False)
+        session = alice.connection._peers[bob.member]._session
+        assert session is not None
+        assert 0 < session.buffered(reliable=False) < 100_000
 
 
 async def test_an_unsubscribed_track_is_not_handed_out() -> None:

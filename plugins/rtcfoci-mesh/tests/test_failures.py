@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from meshes import (
@@ -18,6 +19,7 @@ from meshes import (
     stations,
     until,
 )
+from rtcfoci_mesh.aiortc_engine import AiortcSession
 from rtcfoci_mesh.connection import MeshDrill
 from rtcfoci_mesh.peer import Peer
 
@@ -212,6 +214,80 @@ async def test_nonsense_does_not_raise_and_does_not_keep_the_member_out(sdp: str
         await bob.connection.on_signal(alice.member, {**nonsense, "sdp": 7}, "bound")
         await alice.meet(bob)
         await until(bob.reaches)
+
+
+async def test_a_track_may_change_while_signals_do_not_arrive(talking: Talking) -> None:
+    """As in an outage of the homeserver: media goes on, and the change follows when it is back."""
+    wire, alice, bob, track_id = talking
+    wire.mangle = lambda sender, to, payload: 0
+    camera = [await s.publish("camera", Kind.VIDEO) for s in (alice, bob)][1]
+    await asyncio.sleep(CONFIG.connect_timeout_s + 1)
+    before = alice.frames[track_id]
+    await asyncio.sleep(0.5)
+    assert alice.frames[track_id] > before + 15
+    wire.mangle = lambda sender, to, payload: 1
+    await until(lambda: alice.frames[camera.track_id] > 3)
+    assert not raised(alice)
+    assert peer_of(alice, bob).rebuilt == peer_of(bob, alice).rebuilt == 0
+
+
+async def test_signals_that_cannot_be_sent_do_not_pile_up(talking: Talking) -> None:
+    _, alice, bob, _ = talking
+    sent: list[JsonObject] = []
+    gate = asyncio.Event()
+
+    async def stuck(member: Member, payload: JsonObject) -> None:
+        await gate.wait()
+        sent.append(payload)
+
+    alice.context.send_signal = stuck  # type: ignore[method-assign]
+    for number in range(100):
+        alice.connection.send_signal(bob.member, {"number": number})
+    await asyncio.sleep(0.1)
+    gate.set()
+    await until(lambda: sent and sent[-1] == {"number": 99})
+    assert len(sent) < 12
+
+
+async def test_a_clock_that_is_ahead_is_no_new_life(talking: Talking) -> None:
+    """Its claim is cut to the event's own time, which another event moves; the claim stays."""
+    _, alice, bob, _ = talking
+    before = peer_of(alice, bob)._negotiation.attempt
+    await asyncio.sleep(3.1)  # news of a restart is not believed sooner
+    refreshed = replace(membership(bob.member), created_ts_ms=500)
+    await alice.connection.set_members([], [refreshed], [])
+    assert peer_of(alice, bob)._negotiation.attempt == before
+
+
+async def test_a_consumer_that_raises_stops_nobody_else(talking: Talking) -> None:
+    _, alice, _, track_id = talking
+    calls: list[object] = []
+
+    def faulty(frame: object) -> None:
+        calls.append(frame)
+        raise ValueError("the application's fault")
+
+    alice.hubs[track_id].consume(faulty)
+    await until(lambda: calls)
+    before = alice.frames[track_id]
+    await until(lambda: alice.frames[track_id] > before + 20)
+    assert len(calls) == 1
+
+
+async def test_a_member_that_opens_channels_without_end_is_cut_off(talking: Talking) -> None:
+    _, alice, bob, track_id = talking
+    session = peer_of(bob, alice)._session
+    assert isinstance(session, AiortcSession)
+
+    async def flood() -> None:
+        for number in range(40):
+            session._pc.createDataChannel("x" * 1000 + str(number))
+
+    await bob.connection._media.run(flood())
+    await until(lambda: peer_of(alice, bob).rebuilt == 1)
+    assert not raised(alice)
+    before = alice.frames[track_id]
+    await until(lambda: alice.frames[track_id] > before + 20)
 
 
 async def test_media_goes_on_while_the_application_blocks(talking: Talking) -> None:

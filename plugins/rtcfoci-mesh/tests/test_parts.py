@@ -5,27 +5,35 @@ from __future__ import annotations
 import asyncio
 import importlib
 from dataclasses import replace
+from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
 from hypothesis import given
 from hypothesis import strategies as st
 from meshes import CONFIG, FakeContext, Wire, member, membership
 from rtcfoci_mesh import MESH
+from rtcfoci_mesh.aiortc_engine import AiortcEngine
 from rtcfoci_mesh.backend import MeshBackend
 from rtcfoci_mesh.config import IceServer, MeshConfig, MeshTransport
 from rtcfoci_mesh.data import MAX_DATA_BYTES, AppData, Mute, Ping, Pong, pack, unpack
+from rtcfoci_mesh.engine import SessionEvents, SessionOptions
 from rtcfoci_mesh.ice import IceServers, read_turn_server
 from rtcfoci_mesh.incoming import CallClock, audio_frame, video_frame
 from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot
 from rtcfoci_mesh.roster import Seat, read_seat, seated
-from rtcfoci_mesh.wire import check_sdp, read_signal
+from rtcfoci_mesh.tracks import RemoteTracks
+from rtcfoci_mesh.wire import Lines, TrackInfo, check_sdp, read_signal
 
 from rtcfoci.core.model import Transport
 from rtcfoci.errors import BackendError, RemoteProtocolError
 from rtcfoci.media.frames import AudioFrame, Kind, VideoFrame
 from rtcfoci.media.tracks import FrameHub, LocalTrack, TrackId
+from rtcfoci.plugin import ConnectionEvent, TrackMuted
 
 
 @given(st.binary(max_size=300))
@@ -62,6 +70,8 @@ def test_the_largest_message_passes_and_the_next_does_not() -> None:
         pack(AppData("t", bytes(MAX_DATA_BYTES)))
     assert caught.value.why
     assert caught.value.do
+    assert unpack(b"\x01\x01t" + bytes(MAX_DATA_BYTES - 1)) is not None
+    assert unpack(b"\x01\x01t" + bytes(MAX_DATA_BYTES)) is None
 
 
 def test_everything_wrong_with_a_signal_is_named() -> None:
@@ -86,7 +96,11 @@ def test_a_good_description_has_no_problems() -> None:
     assert check_sdp(sdp) == []
     assert check_sdp(sdp + "m=text 9\n")
     assert check_sdp(sdp + "m=application 9\n")
-    assert check_sdp(sdp + "a=candidate:1\n" * 2000)
+    assert check_sdp(sdp + "a=candidate:1\n" * 200) == []  # each section repeats them
+    assert check_sdp(sdp + "".join(f"a=candidate:{n}\n" for n in range(65)))
+    assert check_sdp(sdp + "a=max-message-size:0\na=max-message-size:262144\n") == []
+    for limit in ("10", "-1", "", "1e9", "9" * 5000):
+        assert check_sdp(f"{sdp}a=max-message-size:{limit}\n")
 
 
 # Who fits in
@@ -115,6 +129,7 @@ def test_a_claim_to_the_future_is_cut_to_the_time_of_the_event() -> None:
     raw = {"type": "mesh", "joined_ts_ms": True, "video": "x"}
     odd = replace(late, transports=(Transport("mesh", raw),))
     assert read_seat(odd, ["mesh"]) == Seat(odd.member, 5000, video=True)
+    assert read_seat(late, ["rtcfoci.mesh"]).claimed_ts_ms == 10**15
 
 
 # Servers
@@ -184,13 +199,33 @@ def test_what_the_descriptor_names_exists() -> None:
 
 
 def test_the_call_clock_follows_the_earliest_frame() -> None:
+    clock, ms = CallClock(Kind.AUDIO), 1_000_000
+    assert clock.map(0, 180 * ms) == 100 * ms  # what the jitter buffer holds back
+    assert clock.map(20 * ms, 230 * ms) == pytest.approx(120 * ms, abs=10_000)  # 30 ms late
+    assert clock.map(40 * ms, 215 * ms) == 135 * ms  # earlier than thought
+    assert clock.map(60 * ms, 980 * ms) == 900 * ms  # a jump
+
+
+@given(
+    st.sampled_from(Kind),
+    st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 10**9)), max_size=30),
+)
+def test_the_call_clock_never_runs_backwards(kind: Kind, steps: list[tuple[int, int]]) -> None:
+    clock, media, arrival, before = CallClock(kind), 0, 10**12, 0
+    for media_step, arrival_step in steps:
+        media, arrival = media + media_step, arrival + arrival_step
+        given_ns = clock.map(media, arrival)
+        assert before < given_ns <= arrival + len(steps)
+        before = given_ns
+
+
+def test_a_picture_waited_for_the_next_one() -> None:
     clock, ms = CallClock(Kind.VIDEO), 1_000_000
-    assert clock.map(0, 100 * ms) == 100 * ms
-    assert clock.map(20 * ms, 150 * ms) == pytest.approx(120 * ms, abs=10_000)  # 30 ms late
-    assert clock.map(40 * ms, 135 * ms) == 135 * ms  # earlier than thought
-    assert clock.map(60 * ms, 900 * ms) == 900 * ms  # a jump
-    audio = CallClock(Kind.AUDIO)
-    assert audio.map(0, 1000 * ms) == 920 * ms  # what the jitter buffer holds back
+    assert clock.map(0, 170 * ms) == 170 * ms  # nothing is known yet
+    for at_ms in (66, 132, 198, 331, 397):  # one is missing
+        assert clock.map(at_ms * ms, (170 + at_ms) * ms) == pytest.approx(
+            (104 + at_ms) * ms, abs=0.1 * ms
+        )
 
 
 def test_sound_becomes_mono() -> None:
@@ -215,6 +250,80 @@ def test_pictures_become_i420_with_even_sides(width: int, height: int) -> None:
     assert got is not None
     data = b"\x32" * (w * h) + b"\x64" * (w * h // 4) + b"\x96" * (w * h // 4)
     assert got == VideoFrame(data=data, width=w, height=h, timestamp_ns=7)
+
+
+def test_pictures_too_large_to_keep_are_left_out() -> None:
+    assert video_frame(av.VideoFrame(4098, 2306, "yuv420p"), 7) is None
+
+
+async def test_without_servers_the_engine_asks_none() -> None:
+    options = SessionOptions(ice_servers=(), loopback=True, gather_timeout_s=1.0)
+    session = AiortcEngine().open(options, cast("SessionEvents", object()))
+    try:
+        await session.offer((), Lines(1, 0))
+        assert session._link is not None
+        ice = session._link.ice._connection
+        assert (ice.stun_server, ice.turn_server) == (None, None)
+        assert {c.host for c in ice.local_candidates} == {"127.0.0.1"}
+    finally:
+        await session.close()
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(8000, 160), (48_000, 2880), (48_000, 960)])
+async def test_whatever_codec_a_member_chose_sound_comes_as_ours(rate: int, samples: int) -> None:
+    hub, got = FrameHub(Kind.AUDIO), []
+    hub.consume(got.append)
+
+    class Events:
+        def received(self, mid: str) -> None: ...
+        def sink(self, mid: str, kind: Kind) -> FrameHub:
+            return hub
+
+    class Decoded(MediaStreamTrack):
+        kind = "audio"
+        count = 0
+
+        async def recv(self) -> av.AudioFrame:
+            if self.count == 10:
+                raise MediaStreamError
+            frame = av.AudioFrame(format="s16", layout="mono", samples=samples)
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = self.count * samples
+            self.count += 1
+            return frame
+
+    options = SessionOptions(ice_servers=(), loopback=True, gather_timeout_s=1.0)
+    session = AiortcEngine().open(options, cast("SessionEvents", Events()))
+    try:
+        await session._read("0", Decoded())
+    finally:
+        await session.close()
+    assert len(got) >= 9
+    assert {(f.samples, f.sample_rate, f.channels) for f in got if f} == {(960, 48_000, 1)}
+
+
+# What a member says of muting
+
+MUTED, LOUD = (
+    TrackInfo(mid="0", kind=Kind.AUDIO, source="a", name="0", muted=m) for m in (True, False)
+)
+
+
+def test_the_last_word_on_muting_counts_whatever_overtakes_it() -> None:
+    events: list[ConnectionEvent] = []
+    tracks = RemoteTracks(member("bob"), events.append)
+    tracks.attach()
+    tracks.set_muted("a", "0", True)  # before the description of the track
+    tracks.describe((LOUD,))
+    tracks.describe((LOUD,))  # made before the word, and later here
+    assert [e.muted for e in events if isinstance(e, TrackMuted)] == [True]
+    tracks.detach()
+    tracks.describe((LOUD,))  # a new connection: what is described there is true
+    tracks.attach()
+    assert [e.muted for e in events if isinstance(e, TrackMuted)] == [True, False]
+    for number in range(1000):
+        tracks.set_muted("a", str(number), True)
+    assert len(tracks._said) <= 64
 
 
 def _track(kind: Kind) -> LocalTrack:
@@ -258,6 +367,15 @@ async def test_sound_is_paced_and_gaps_are_silence() -> None:
     for _ in range(20):
         track.hub.push(loud)
     assert slot.dropped == 15
+    slot.stop()
+
+
+async def test_what_waited_for_the_connection_is_not_late_for_good() -> None:
+    slot, track = AudioSlot(), _track(Kind.AUDIO)
+    slot.feed(track)
+    for number in range(5):
+        track.hub.push(AudioFrame(pcm=bytes([number, 0]) * 960, timestamp_ns=number * 20_000_000))
+    assert [bytes((await slot.recv()).planes[0])[0] for _ in range(3)] == [3, 4, 0]
     slot.stop()
 
 

@@ -130,6 +130,24 @@ def test_an_offer_is_sent_again_until_the_deadline() -> None:
     assert machine.handle(Tick(), 13.0) == [Open("off-1.2"), MakeOffer("off-1.2", Lines(1, 0))]
 
 
+def test_while_media_flows_an_unanswered_offer_gives_nothing_up() -> None:
+    offerer, _ = connected()
+    offerer.handle(TracksChanged(Lines(2, 0)), 1.0)
+    (offer,) = sent(described(offerer, 1.0))
+    for tick in range(100):
+        due_s = offerer.timer
+        assert due_s is not None
+        assert sent(offerer.handle(Tick(), due_s)) == [offer], tick
+    assert offerer.attempt == "off.1"
+    answer = Answer(
+        instance="ans", attempt="off.1", seq=offer.seq, sdp=SDP, tracks=(), need=Lines()
+    )
+    assert len(offerer.handle(Received(write_signal(answer)), 300.0)) == 1
+    assert offerer.timer is not None  # the engine, however, must come to an end
+    offerer.handle(Applied("off.1"), 300.0)
+    assert offerer.timer is None
+
+
 def test_attempts_back_off_to_half_a_minute() -> None:
     machine, _ = offered()
     waits = []

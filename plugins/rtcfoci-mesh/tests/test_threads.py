@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from meshes import stations, until
+from meshes import CONFIG, stations, until
 from rtcfoci_mesh.loop import MediaLoop
 
 from rtcfoci.errors import BackendError
@@ -27,9 +27,29 @@ async def test_no_thread_is_left_by_ten_calls() -> None:
             await until(lambda: bob.frames[track.track_id] > 2)  # noqa: B023
             names = [t.name for t in threading.enumerate() if not t.daemon]
             assert not [n for n in names if "decoder" in n or "rtcfoci" in n]
-        counts.append(threading.active_count())
+        counts.append((threading.active_count(), _open_files()))
     assert len(set(counts)) == 1, counts
     assert not [t for t in threading.enumerate() if "mesh" in t.name or "decoder" in t.name]
+
+
+async def test_attempts_that_fail_leave_nothing() -> None:
+    config = CONFIG.model_copy(update={"connect_timeout_s": 0.2})
+    before = _open_files()
+    async with stations("alice", "bob", config=config) as (alice, bob):
+        wire = alice.context._wire
+        wire.mangle = lambda sender, to, payload: int(payload["kind"] != "answer")
+        await asyncio.gather(alice.meet(bob), bob.meet(alice))
+        await until(lambda: len({str(p["attempt"]) for _, _, p in wire.sent}) > 2)
+        during = _open_files()
+        await until(lambda: len({str(p["attempt"]) for _, _, p in wire.sent}) > 3)
+        assert _open_files() <= during + 4
+    assert _open_files() == before
+    assert not [t for t in threading.enumerate() if "mesh" in t.name or "decoder" in t.name]
+
+
+def _open_files() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
 
 
 def test_a_process_that_forgets_to_close_ends() -> None:
