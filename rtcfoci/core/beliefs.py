@@ -92,7 +92,7 @@ class Beliefs:
         self._send_due_s = -inf
         self._send_floor_s = -inf
         self._sent_s = -inf
-        self._joined_s: float | None = None
+        self._joined_s = -inf  # when the first accepted one was written
         self._created_ts_ms: int | None = None
         self._event_id = ""  # of our last accepted send
         self._first_event_id = ""
@@ -148,10 +148,10 @@ class Beliefs:
     def _time_is_up(self, now_s: float) -> bool:
         return now_s >= self._deadline_s
 
-    def _guard_can_fire(self, _now_s: float) -> bool:
+    def _guard_can_fire(self, now_s: float) -> bool:
         """Whether the delayed leave is the quicker way out: not if managing is limited for longer."""
-        manage_s = self._limited_until_s.get(Budget.MANAGE, -inf)
-        message_s = self._limited_until_s.get(Budget.MESSAGE, -inf)
+        manage_s = max(now_s, self._limited_until_s.get(Budget.MANAGE, now_s))
+        message_s = max(now_s, self._limited_until_s.get(Budget.MESSAGE, now_s))
         return self._may_be_there and self._guard is not None and manage_s <= message_s
 
     def _is_there(self, _now_s: float) -> bool:
@@ -251,6 +251,11 @@ class Beliefs:
         self._guard_txn = ""
         self._give_up_guard(now, self._cause, now.s + _GUARD_RETRY_S)
 
+    def _never_guard(self, now: Now, result: Result) -> None:
+        """Go on without for good: who does not know delays may send the leave at every attempt."""
+        self._guard_txn = ""
+        self._give_up_guard(now, self._cause, inf)
+
     def _fired(self, now: Now, result: Result) -> None:
         """Schedule again; send the membership again unless the leave can only have been cancelled.
 
@@ -283,6 +288,7 @@ class Beliefs:
         if echoed:
             self._doubt_at_s = inf
         if self._created_ts_ms is None:
+            self._joined_s = self._outgoing_s
             self._created_ts_ms = self._seen_ts_ms if echoed else now.ts_ms
             self._first_event_id = result.event_id
         self._sent_s = now.s
@@ -323,7 +329,9 @@ class Beliefs:
     def _guard_runs(self, now: Now) -> None:
         # Counted from the request: the homeserver cannot have begun the delay earlier.
         self._guard_since_s = self._effect_s
-        self._restart_due_s = self._effect_s + self._restart_every_s
+        # What was asked before we were withdrawn says nothing about afterwards: it is asked again.
+        lost_since = self._lost_s > self._effect_s
+        self._restart_due_s = now.s if lost_since else self._effect_s + self._restart_every_s
 
     def _give_up_guard(self, now: Now, cause: str, retry_s: float) -> None:
         self._guard_retry_s = retry_s
@@ -337,6 +345,8 @@ class Beliefs:
         self._member = False
         self._outgoing = None
         self._send_due_s = now.s
+        # What withdrew us may have cancelled the delayed leave: find out before we are there again.
+        self._restart_due_s = now.s
         self._send_floor_s = self._sent_s + nth(_LOSS_BACKOFF_S, self._losses)
         self._raise("membership_lost", cause)
 
@@ -465,6 +475,7 @@ OUTCOMES: Mapping[State, Mapping[Outcome, _Reaction]] = MappingProxyType(
             Beliefs._do_without,
             too_long=Beliefs._shorten,
             forbidden=Beliefs._shorten_or_do_without,
+            unrecognized=Beliefs._never_guard,
             unreachable=Beliefs._lost_schedule,
         ),
         State.RESTARTING: _outcomes(Beliefs._restarted, Beliefs._drop_guard, gone=Beliefs._fired),

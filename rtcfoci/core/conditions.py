@@ -140,12 +140,6 @@ _KINDS = (
         remedy="If it persists, the member's client or homeserver is faulty or hostile.",
     ),
     ConditionKind(
-        code="security_refused",
-        what="The focus protects media less than the room asks.",
-        remedy="Choose another focus type, or allow it explicitly.",
-        terminal=True,
-    ),
-    ConditionKind(
         code="too_many_foci",
         what="Members name more remote foci than the trust policy allows.",
         remedy="Raise trust.max_foci if these members are trusted.",
@@ -163,7 +157,7 @@ _KINDS = (
 )
 
 KINDS: Mapping[str, ConditionKind] = MappingProxyType({kind.code: kind for kind in _KINDS})
-"""Every code the project itself raises; plugins add their own codes with the prefix of their type."""
+"""Every code that the project raises or that focus types share; a plugin's own begin with its type."""
 
 
 class Conditions:

@@ -200,7 +200,7 @@ class Outcome(Enum):
     """The delay is above the homeserver's maximum."""
     FORBIDDEN = "forbidden"
     UNRECOGNIZED = "unrecognized"
-    """The homeserver does not know the endpoint."""
+    """The homeserver does not know the endpoint, or does something else there."""
     REJECTED = "rejected"
     """Refused for another reason; the same request will be refused again."""
     RATE_LIMITED = "rate limited"
@@ -273,6 +273,9 @@ def _classify(error: ClientError) -> Outcome:
         return Outcome.RATE_LIMITED
     if error.errcode in _REVOKED_ERRCODES:
         return Outcome.REVOKED
+    if 200 <= error.status < 300:
+        # Synapse 1.163.2 ignores a delay whose name it does not know, and sends the event at once.
+        return Outcome.UNRECOGNIZED
     if error.status < 400 or error.status >= 500 or not error.errcode:
         # A reverse proxy answers for a homeserver that restarts, and not in Matrix.
         return Outcome.UNREACHABLE

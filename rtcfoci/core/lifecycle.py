@@ -130,14 +130,22 @@ class Lifecycle(Beliefs):
         delayed_events: bool,
         max_delay_ms: int | None = None,
     ) -> tuple[Output, ...]:
-        """Become a member.
+        """Become a member; after a leave that failed, only by the key of the one that may be left.
 
         :param writer: with a fresh member id: a join after a leave is another join.
         :param txn_prefix: unique to this join, such as the member id.
         :param delayed_events: what `ServerSupport` says, with the longest delay if it says.
         """
         goal = self._next_goal(Input.JOIN)
+        left_over = self._may_be_there
+        if left_over and not same_event(self._own_writer.leave(), writer.leave()):
+            raise LocalProtocolError(
+                "the membership before this one may still be there",
+                why="leaving failed, and the new one has another key, so two of us would show",
+                do="leave again, then join",
+            )
         self._forget()
+        self._may_be_there = left_over
         self._goal, self._reason = goal, ""
         self._settle_conditions()
         self._writer, self._txn_prefix = writer, txn_prefix
@@ -340,8 +348,6 @@ class Lifecycle(Beliefs):
         return self._outgoing
 
     def _write(self, now: Now) -> Event:
-        if self._joined_s is None:
-            self._joined_s = now.s
         lifetime_ms = self._lifetime_ms
         if self._created_ts_ms is None:
             return self._own_writer.join(lifetime_ms=lifetime_ms)

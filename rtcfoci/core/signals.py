@@ -256,12 +256,26 @@ class SignalInbox:
                 self._refuse(Refusal.NOT_A_MEMBER, other.user_id)
             if not queue:
                 del self._held[other]
-        of_user = sum(len(q) for m, q in self._held.items() if m.user_id == member.user_id)
-        total = sum(map(len, self._held.values()))
-        if of_user >= _MAX_HELD_PER_USER or total >= _MAX_HELD:
+        of_user = Counter[str]()
+        for other, queue in self._held.items():
+            of_user[other.user_id] += len(queue)
+        if of_user[member.user_id] >= _MAX_HELD_PER_USER:
             return self._refuse(Refusal.TOO_MANY, member.user_id)
+        if of_user.total() >= _MAX_HELD:
+            # Anybody can send before joining: who holds most makes room, or a few could silence all.
+            greedy = max(of_user, key=of_user.__getitem__)
+            if of_user[greedy] <= of_user[member.user_id] + 1:
+                return self._refuse(Refusal.TOO_MANY, member.user_id)
+            self._refuse(Refusal.TOO_MANY, greedy)
+            longest = max((m for m in self._held if m.user_id == greedy), key=self._waiting)
+            self._held[longest].pop()
+            if not self._held[longest]:
+                del self._held[longest]
         self._held.setdefault(member, deque()).append(waiting)
         return Held(member)
+
+    def _waiting(self, member: Member) -> int:
+        return len(self._held[member])
 
     def _refuse(self, reason: Refusal, sender: str) -> Refused:
         self.refused[reason] += 1

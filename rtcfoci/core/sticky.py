@@ -119,9 +119,13 @@ class StickyMap(Generic[_V]):
         # Event ids are unique within the map, so that values are never compared.
         insort(history, entry)
         self._key_of[event.event_id] = full_key
-        heapq.heappush(self._expiries, (expires_ts_ms, event.event_id))
         if len(history) > MAX_HISTORY:
             del self._key_of[history.pop(0).event_id]
+        if len(self._expiries) > 2 * len(self._key_of) + 64:
+            # What was dropped would lie here for an hour: without this a member could pile it up.
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._key_of]
+            heapq.heapify(self._expiries)
+        heapq.heappush(self._expiries, (expires_ts_ms, event.event_id))
         return full_key
 
     def redact(self, event_id: str) -> StickyKey | None:

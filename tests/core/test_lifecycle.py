@@ -386,8 +386,7 @@ def error(status, errcode, **body):
     return Failure.of(ClientError("no", status=status, errcode=errcode, body=body))
 
 
-OFF = [error(403, "M_FORBIDDEN"), error(404, "M_UNRECOGNIZED"), error(404, "M_NOT_FOUND")]
-OFF += [error(400, "M_INVALID_PARAM")]
+OFF = [error(403, "M_FORBIDDEN"), error(404, "M_NOT_FOUND"), error(400, "M_INVALID_PARAM")]
 
 
 @pytest.mark.parametrize("failure", OFF)
@@ -407,6 +406,20 @@ def test_a_server_that_refuses_to_schedule_is_asked_again_later(failure):
     assert "no_dead_mans_switch" not in play.conditions
     assert play.settle() is State.JOINED
     assert play.machine.guarded
+
+
+@pytest.mark.parametrize("failure", [error(404, "M_UNRECOGNIZED"), error(200, "")])
+def test_a_server_that_does_not_know_delays_is_not_asked_again(failure):
+    """It may ignore the delay and send the leave at once, with an answer that names no delay id."""
+    play = Play()
+    play.join()
+    play.answer()
+    assert isinstance(play.answer(failure), SendMembership)
+    assert "no_dead_mans_switch" in play.conditions
+    assert play.settle() is State.JOINED
+    for _ in range(5):
+        assert isinstance(play.tick(), SendMembership)
+        play.answer()
 
 
 MAXIMUM = {"org.matrix.msc4140.max_delay": 9_000}
@@ -484,6 +497,8 @@ def test_the_capability_lowers_the_delay_and_the_slowest_restart_is_one_second()
     ("raised", "outcome"),
     [
         (UnreachableError("no"), Outcome.UNREACHABLE),
+        (ClientError("no", status=200), Outcome.UNRECOGNIZED),
+        (ClientError("no", status=302), Outcome.UNREACHABLE),
         (ClientError("no", status=502, errcode=""), Outcome.UNREACHABLE),
         (ClientError("no", status=404, errcode=""), Outcome.UNREACHABLE),
         (ClientError("no", status=500, errcode="M_UNKNOWN"), Outcome.UNREACHABLE),
@@ -567,6 +582,16 @@ def test_leaving_takes_the_way_that_is_not_limited():
     assert play.machine.state is State.CANCELLING
     assert isinstance(play.tick(), CancelLeave)
     assert play.settle() is State.LEFT
+
+
+def test_a_limit_that_is_over_bars_no_way():
+    play = joined()
+    play.until(RestartLeave)
+    play.fail(Outcome.RATE_LIMITED, retry_after_s=3.0)
+    play.tick()
+    play.answer()
+    play.s += 1
+    assert isinstance(play.do("leave"), SendHeldLeave)
 
 
 def test_leaving_waits_for_the_way_that_opens_first():
@@ -656,6 +681,17 @@ def test_the_join_time_is_the_servers_even_when_its_echo_comes_first():
     assert play.until(SendMembership).event.content["created"] == 77
 
 
+def test_waiting_for_the_join_does_not_lengthen_the_life_of_the_membership():
+    play = Play()
+    play.join(delayed_events=False)
+    play.fail(Outcome.RATE_LIMITED, retry_after_s=600.0)
+    play.tick()
+    play.answer()
+    play.do("update", replace(STATE, data="new"))
+    expires_ms = play.until(SendMembership).event.content["expires"]
+    assert expires_ms == pytest.approx(600_000, abs=5)
+
+
 def test_update():
     play = joined()
     update = play.do("update", replace(STATE, data="new"))
@@ -701,11 +737,27 @@ def test_an_update_is_not_lost_when_it_comes_while_a_send_is_under_way():
 
 def test_a_withdrawn_membership_is_sent_again():
     play = joined()
-    assert isinstance(play.do("gone"), SendMembership)
+    assert isinstance(play.do("gone"), RestartLeave), "who withdrew us may have cancelled it"
     assert "membership_lost" in play.conditions
     assert not play.machine.joined
+    assert isinstance(play.fail(Outcome.GONE), ScheduleLeave)
+    assert isinstance(play.answer(), SendMembership)
     assert play.settle() is State.JOINED
     assert play.conditions == {}
+
+
+@pytest.mark.parametrize("kind", [RestartLeave, ScheduleLeave])
+def test_what_was_asked_before_we_were_withdrawn_is_asked_again(kind):
+    play = joined()
+    play.until(RestartLeave)
+    if kind is ScheduleLeave:
+        assert isinstance(play.fail(Outcome.GONE), ScheduleLeave)
+    play.s += 0.01
+    assert isinstance(play.do("gone"), kind), "the one under way"
+    assert isinstance(play.answer(), RestartLeave)
+    assert isinstance(play.fail(Outcome.GONE), ScheduleLeave)
+    assert isinstance(play.answer(), SendMembership)
+    assert play.settle() is State.JOINED
 
 
 def test_who_keeps_withdrawing_us_is_answered_ever_more_slowly():
@@ -995,6 +1047,35 @@ def test_a_withdrawal_that_is_refused_fails_at_once():
     assert play.machine.state is State.LEAVE_FAILED
     play.join()
     assert "leave_failed" not in play.conditions
+    assert play.settle() is State.JOINED
+
+
+def failed_to_leave(writer):
+    play = joined(writer, delayed_events=False)
+    play.do("leave")
+    play.fail(Outcome.FORBIDDEN)
+    assert play.machine.state is State.LEAVE_FAILED
+    return play
+
+
+def test_a_leave_that_failed_is_not_forgotten_by_the_next_join():
+    play = failed_to_leave(STATE)
+    play.join(replace(STATE, data="again"))
+    play.do("leave")
+    play.answer()
+    assert isinstance(play.effect, SendLeave), "nothing was sent, and yet there is one"
+    assert play.settle() is State.LEFT
+
+
+def test_a_leave_that_failed_bars_another_member_id():
+    play = failed_to_leave(STICKY)
+    before = snapshot(play)
+    with pytest.raises(LocalProtocolError, match="may still be there"):
+        play.join(replace(STICKY, key="another"))
+    assert snapshot(play) == before
+    play.do("leave")
+    assert play.settle() is State.LEFT
+    play.join(replace(STICKY, key="another"))
     assert play.settle() is State.JOINED
 
 

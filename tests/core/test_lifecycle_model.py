@@ -111,7 +111,7 @@ class Homeserver:
     answers: dict = field(default_factory=dict)
     count: int = 0
     harmed: list = field(default_factory=list)
-    """Keys of memberships that another process's leave removed."""
+    """Keys of memberships that the leave of an earlier process removed."""
 
     def fire(self, now_s):
         for held in sorted(self.held.values(), key=lambda held: held.fires_s):
@@ -127,7 +127,7 @@ class Homeserver:
         key = key_of(event)
         self.count += 1
         if is_leave(event):
-            if self.members.pop(key, owner) != owner:
+            if self.members.pop(key, owner) > owner:
                 self.harmed.append(key)
         else:
             self.members[key] = owner
@@ -229,6 +229,9 @@ class World(RuleBasedStateMachine):
                     assert self.flying is None
                     if isinstance(output, SendMembership) and self.hs.delayed:
                         assert self.machine.guarded, "a membership is sent without a delayed leave"
+                        # What cannot be listed may have fired before its id is known; a restart follows.
+                        told = self.really_guarded or self.orphans
+                        assert told, "it was not asked whether it is still held"
                     self.emitted.append(self.s)
                     self.launch(output)
 
@@ -295,6 +298,14 @@ class World(RuleBasedStateMachine):
         return self.writer is not None and self.writer.key in self.hs.members
 
     @property
+    def really_guarded(self):
+        """Whether our leave is held, or sync has yet to tell us what took it away."""
+        self.hs.fire(self.s)
+        held = [h for h in self.hs.held.values() if h.owner == self.processes]
+        untold = [key for key, _, leave, _ in self.hs.log if leave]
+        return self.writer.key in [key_of(h.event) for h in held] + untold
+
+    @property
     def limited(self):
         waiting = any(until_s > self.s for until_s in self.hs.limits.values())
         return waiting or "rate_limited" in self.conditions
@@ -306,8 +317,14 @@ class World(RuleBasedStateMachine):
 
     # Rules.
 
+    @property
+    def may_join(self):
+        """Not by a new sticky key while the one before may be there."""
+        barred = self.sticky and self.machine.state is State.LEAVE_FAILED
+        return self.machine.goal in (Goal.NONE, Goal.ENDED) and not barred
+
     @rule(data=st.integers(0, 3))
-    @precondition(lambda self: self.machine.goal in (Goal.NONE, Goal.ENDED))
+    @precondition(lambda self: self.may_join)
     def join(self, data):
         self.joins += 1
         key = f"member{self.processes}.{self.joins}" if self.sticky else "_@u:hs_DEV"
@@ -438,7 +455,6 @@ class World(RuleBasedStateMachine):
 World.TestCase.settings = settings(
     max_examples=150,
     stateful_step_count=20,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

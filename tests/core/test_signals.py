@@ -180,7 +180,13 @@ def test_waiting_is_bounded_by_user_and_in_all():
         return sum(isinstance(verdict, Held) for verdict in taken)
 
     assert fill("@a:hs", 100) == 64
-    assert [fill(f"@{n}:hs", 64) for n in range(4)] == [64, 64, 64, 0]
+    assert [fill(f"@{n}:hs", 64) for n in range(3)] == [64, 64, 64]
+    # Full: who comes now gets room from those who hold most, until all hold as much.
+    assert fill("@late:hs", 64) == 51
+    assert sum(map(len, box.inbox._held.values())) == 256
+    per_user = {member.user_id: len(queue) for member, queue in box.inbox._held.items()}
+    assert sorted(per_user.values()) == [51, 51, 51, 51, 52]
+    assert fill("@a:hs", 1) == 0
 
 
 JUNK = [None, 7.5, [], {}, "", {"user_id": 1}, -1, "x" * 256]

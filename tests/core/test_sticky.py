@@ -157,6 +157,14 @@ def test_history_is_bounded():
     assert sticky.expire(at(HOUR_MS + MAX_HISTORY + 5)) == [KEY] * MAX_HISTORY
 
 
+def test_what_was_dropped_is_forgotten_before_it_expires():
+    sticky = StickyMap()
+    for n in range(2000):
+        sticky.add(event(f"${n:04}", n), "k", n, at(0))
+    assert len(sticky._expiries) < 200
+    assert sticky.next_expiry_ts_ms == HOUR_MS + 2000 - MAX_HISTORY
+
+
 @given(
     order=st.permutations(range(8)),
     times=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3)), min_size=8, max_size=8),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeGuard
 
 from rtcfoci.core.model import JsonObject, Member, Membership, RoomEvent, Slot, Transport
 from rtcfoci.errors import Problem, UsageError
@@ -180,6 +180,19 @@ def is_shallow(content: JsonObject) -> bool:
     return False
 
 
+def _is_identifier(value: object) -> TypeGuard[str]:
+    """Tell whether a value can stand for something: text, not too long, of whole characters.
+
+    JSON can hold half a surrogate pair, and whoever prints or hashes one fails.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 class Reading:
     """Takes values out of one hostile JSON object and notes every problem on the way.
 
@@ -205,14 +218,17 @@ class Reading:
     ) -> str | None:
         """Take a string that is an identifier; None when absent or wrong."""
         value = source.get(key)
-        if isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH:
+        if _is_identifier(value):
             return value
         name = name or key
         if value is None or value == "":
             if required:
                 self.problem("missing_field", f"{name} is missing")
         elif isinstance(value, str):
-            self.problem("too_long", f"{name} is longer than {MAX_ID_LENGTH} characters")
+            if len(value) > MAX_ID_LENGTH:
+                self.problem("too_long", f"{name} is longer than {MAX_ID_LENGTH} characters")
+            else:
+                self.problem("bad_unicode", f"{name} is not valid Unicode")
         else:
             self.problem("wrong_type", f"{name} is not a string")
         return None
@@ -251,7 +267,7 @@ class Reading:
         for item in self._items(source, key, name or key):
             if isinstance(item, dict):
                 kind = item.get("type")
-                if isinstance(kind, str) and 0 < len(kind) <= MAX_ID_LENGTH:
+                if _is_identifier(kind):
                     found.append(Transport(kind, item))
                     continue
             self.problem("bad_transport", f"{name or key} has an item without a type")
@@ -263,7 +279,7 @@ class Reading:
             return None
         found = []
         for item in self._items(source, key, name):
-            if isinstance(item, str) and len(item) <= MAX_ID_LENGTH:
+            if _is_identifier(item):
                 found.append(item)
             else:
                 self.problem("wrong_type", f"{name} has an item that is not a short string")

@@ -10,7 +10,6 @@ repetition of it and is not believed.
 from __future__ import annotations
 
 from rtcfoci.core.dialects import (
-    MAX_TRANSPORTS,
     Leave,
     OwnEvent,
     OwnMembership,
@@ -90,8 +89,8 @@ class StateDialect:
             reading.problem("not_state", f"{event.type} is not a state event")
         elif not content:
             return Leave(dialect=self.name)  # whoever sent it: a moderator may clear away a ghost
-        elif (owner := owner.removeprefix("_")).startswith("@") and not owner.startswith(
-            event.sender
+        elif (owner := owner.removeprefix("_")).startswith("@") and not f"{owner}_".startswith(
+            f"{event.sender}_"
         ):
             reading.problem("foreign_state_key", "the state key names another user")
         device_id = reading.string(content, "device_id") or ""
@@ -204,4 +203,4 @@ def _read_extension(content: JsonObject) -> tuple[tuple[Transport, ...], tuple[s
         return (), None
     published = reading.transports(extension, "published")
     can_subscribe = reading.strings(extension, "can_subscribe", "can_subscribe")
-    return ((), None) if reading.problems else (published[:MAX_TRANSPORTS], can_subscribe)
+    return ((), None) if reading.problems else (published, can_subscribe)
