@@ -7,12 +7,14 @@ In: the `Call` and its `Participant`s. Out: how it comes up and goes (`join`), o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
 from rtcfoci.call import events as ev
 from rtcfoci.call.foci import Foci
@@ -40,6 +42,8 @@ __all__ = ["Call", "Participant"]
 _T = TypeVar("_T")
 _MAY_LINGER = frozenset({"left", "expired"})
 """Reasons for being out of the session that a homeserver's outage can cause."""
+_TASKS_TIMEOUT_S = 5.0
+"""Work of a backend that does not let itself be cancelled in time is left behind."""
 _log = logging.getLogger("rtcfoci.call")
 
 
@@ -75,8 +79,11 @@ class Call:
         self._local: dict[TrackId, LocalTrack] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: dict[Link, set[tuple[str, str]]] = {}
+        self._qualities: WeakKeyDictionary[RemoteTrack, Quality] = WeakKeyDictionary()
         self._ended = asyncio.Event()
-        self._left = False
+        self._finishing: asyncio.Task[None] | None = None
+        self.ended_by: Condition | None = None
+        """The terminal condition that ended the call; None while it goes on, or when we left."""
         self._closers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.foci: Foci
         self.presence: Presence
@@ -141,10 +148,15 @@ class Call:
                 do="accept a focus type that does: rtcfoci plugins lists them",
             )
         source = source or ("microphone" if hub.kind is Kind.AUDIO else "camera")
-        name = name or str(sum(t.source == source for t in self._local))
+        taken = {t.name for t in self._local if t.source == source}
+        name = name or next(n for n in map(str, itertools.count()) if n not in taken)
         track = LocalTrack(TrackId(self.member, source, name), hub)
         if track.track_id in self._local:
-            raise UsageError(f"a track {source!r} named {name!r} is published already")
+            raise UsageError(
+                f"a track {source!r} named {name!r} is published already",
+                why="source and name together tell a member's tracks apart",
+                do="leave the name out, choose another, or unpublish that track first",
+            )
         self._local[track.track_id] = track
         self.foci.set_tracks(self._local.values())
         return track
@@ -160,7 +172,8 @@ class Call:
         self.foci.set_tracks(self._local.values())
 
     async def subscribe(self, track: RemoteTrack, quality: Quality) -> None:
-        """Say how much of a remote track is wanted; tracks start at `HIGH`."""
+        """Say how much of a remote track is wanted, on whatever focus it comes; it starts at `HIGH`."""
+        self._qualities[track] = quality
         for link in self.foci.links_of(track.track_id.member):
             if link.connection is not None:
                 await link.connection.set_subscribed(track.track_id, quality)
@@ -217,11 +230,11 @@ class Call:
         return None
 
     async def leave(self) -> None:
-        """Leave: withdraw the membership, close the connections. Idempotent."""
-        if not self._left:
-            self._left = True
-            await self._finish(None)
-        await self._ended.wait()
+        """Leave: withdraw the membership, close the connections. Idempotent.
+
+        Cancelling this stops the waiting, not the leaving.
+        """
+        await asyncio.shield(self._finish_once(None))
 
     async def wait_ended(self) -> None:
         """Wait until the call is over, by `leave` or by a terminal condition."""
@@ -310,6 +323,8 @@ class Call:
         match event:
             case pe.TrackAdded() | pe.TrackRemoved() | pe.TrackMuted():
                 self._remotes.take(link, event)
+                if isinstance(event, pe.TrackAdded):
+                    self._keep_quality(link, event.track_id)
             case pe.DataReceived(member, payload, topic, reliable):
                 if member in self._remotes.participants:
                     self._tell_or_drop(ev.DataReceived(member, payload, topic, reliable))
@@ -329,6 +344,16 @@ class Call:
                 _log.info("media key %d of %s: %s", index, member, problem)
             case pe.FirstMedia(_):
                 pass
+
+    def _keep_quality(self, link: Link, track_id: TrackId) -> None:
+        """Ask a focus to which a track moved for as much of it as the former one was asked for."""
+        participant = self._remotes.participants.get(track_id.member)
+        track = participant.tracks.get(track_id) if participant else None
+        quality = self._qualities.get(track) if track else None
+        if quality is not None and link.connection is not None:
+            self.spawn(
+                link.connection.set_subscribed(track_id, quality), name=f"subscribe {track_id}"
+            )
 
     def _tell_or_drop(self, event: ev.DataReceived | ev.SpeakingChanged) -> None:
         """Tell the application, or count and say that it reads too slowly."""
@@ -364,9 +389,8 @@ class Call:
         )
         if condition is not None:
             self._stream.put(ev.ConditionRaised(condition))
-            if condition.terminal and not self._left:
-                self._left = True
-                self.loop.create_task(self._finish(condition))
+            if condition.terminal:
+                self._finish_once(condition)
 
     def _clear(self, code: str, subject: str) -> None:
         condition = self._conditions.clear(code, subject)
@@ -374,7 +398,7 @@ class Call:
             self._stream.put(ev.ConditionCleared(replace(condition, retry_at_s=None)))
 
     def _require_running(self) -> None:
-        if self._left:
+        if self._finishing is not None:
             raise UsageError(
                 "the call is over", why="we left, or a terminal condition ended it", do="join again"
             )
@@ -389,8 +413,17 @@ class Call:
             self._raise("focus_failed", task.get_name(), str(error).replace("\n", ": "))
             return
         _log.error("%s failed", task.get_name(), exc_info=error)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]  # a task group's own message says nothing
         cause = f"{type(error).__name__}: {error}"
         self._raise("internal_error", task.get_name(), cause, terminal=vital)
+
+    def _finish_once(self, condition: Condition | None) -> asyncio.Task[None]:
+        """Begin to leave, in a task of its own: who waits for it may be cancelled, we must not be."""
+        if self._finishing is None:
+            self.ended_by = condition
+            self._finishing = self.loop.create_task(self._finish(condition), name="leave")
+        return self._finishing
 
     async def _finish(self, condition: Condition | None) -> None:
         try:
@@ -399,9 +432,12 @@ class Call:
                     await close()
                 except RtcfociError as error:
                     _log.warning("leaving: %s", error.what)
+                except Exception:  # the rest has to be closed all the same
+                    _log.exception("leaving failed in part")
             for task in list(self._tasks):
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_TASKS_TIMEOUT_S)
             self._remotes.close()
         finally:
             self._stream.put(ev.CallEnded(condition))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
 from rtcfoci.call.trust import TrustedHttp
@@ -50,6 +51,7 @@ class CallContext:
         self._host = host
         self._focus_type = focus_type
         self._http = http
+        self._counting = threading.Lock()
         self.slot: Slot = host.slot
         self.member: Member = host.member
         self.encrypted: bool = host.encrypted
@@ -85,9 +87,11 @@ class CallContext:
     async def websocket(
         self, url: str, *, timeout_s: float = 10.0, trusted: bool = False
     ) -> WebSocket:
-        return await self._at_home(
+        socket = await self._at_home(
             lambda: self._http.websocket(url, timeout_s=timeout_s, trusted=trusted)
         )
+        # Used on the loop that asked for it, it lives on the call's.
+        return socket if _running_loop() is self._host.loop else _Carried(socket, self._at_home)
 
     def check_url(self, url: str, *, trusted: bool = False) -> None:
         self._http.check_url(url, trusted=trusted)
@@ -116,9 +120,10 @@ class CallContext:
         return cancel
 
     def count(self, name: str, amount: int = 1) -> None:
-        self._host.counters[f"{self._focus_type}.{name}"] += amount
+        with self._counting:
+            self._host.counters[f"{self._focus_type}.{name}"] += amount
 
-    async def _at_home(self, start: Callable[[], Awaitable[_T]]) -> _T:
+    async def _at_home(self, start: Callable[[], Coroutine[object, object, _T]]) -> _T:
         async def run() -> _T:
             try:
                 return await start()
@@ -133,6 +138,27 @@ class CallContext:
         if _running_loop() is self._host.loop:
             return await run()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._host.loop))
+
+
+class _Home(Protocol):
+    async def __call__(self, start: Callable[[], Coroutine[object, object, _T]]) -> _T: ...
+
+
+class _Carried:
+    """A WebSocket of the call's loop for use on another."""
+
+    def __init__(self, socket: WebSocket, at_home: _Home) -> None:
+        self._socket = socket
+        self._at_home = at_home
+
+    async def send(self, message: str | bytes) -> None:
+        await self._at_home(lambda: self._socket.send(message))
+
+    async def receive(self) -> str | bytes:
+        return await self._at_home(self._socket.receive)
+
+    async def aclose(self) -> None:
+        await self._at_home(self._socket.aclose)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from rtcfoci.call.link import Link, LinkObserver, Offer
@@ -29,6 +31,9 @@ _KEEP_OLD_S = 10.0
 """How long the old connection is kept after a move, so that others can follow (design.md 5)."""
 _AVOID_FAILED_S = 30.0
 """How long an offer that failed comes last."""
+_CLOSE_TIMEOUT_S = 5.0
+"""A backend that lets go more slowly is left behind."""
+_log = logging.getLogger("rtcfoci.call")
 
 
 class Accepted:
@@ -40,9 +45,28 @@ class Accepted:
         self.context = context
         self.transports: tuple[Transport, ...] = ()
 
-    def understands(self, transport: Transport) -> bool:
-        """Whether a transport is of this type, by name or alias."""
-        return transport.type in (self.focus_type.type, *self.focus_type.aliases)
+    def key(self, transport: Transport, member: Member) -> str | None:
+        """Name the connection that leads there; None for another type, or what only claims to be ours.
+
+        Members write transports: whatever a backend makes of one is no reason to end a call.
+        """
+        if transport.type not in (self.focus_type.type, *self.focus_type.aliases):
+            return None
+        try:
+            return self.backend.connection_key(transport, member, self.transports)
+        except Exception as error:
+            self.context.log.warning(
+                "connection_key() raised %s for a transport of %s", type(error).__name__, member
+            )
+            return None
+
+    async def aclose(self) -> None:
+        """Let go of the backend, or of waiting for it."""
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.backend.aclose()
+        except Exception as error:  # it is over either way, and must not hold up our leaving
+            self.context.log.warning("closing the backend failed: %s", type(error).__name__)
 
 
 class FociObserver(LinkObserver, Protocol):
@@ -87,6 +111,7 @@ class Foci:
         self._explain = explain
         self._offers: list[Offer] = []
         self._failed_s: dict[int, float] = {}
+        """When offers failed last, by their place among ours."""
         self._links: dict[tuple[str, str], Link] = {}
         self._retiring: dict[tuple[str, str], float] = {}
         self._session: tuple[Membership, ...] = ()
@@ -95,6 +120,8 @@ class Foci:
         self._publishing: tuple[str, str] | None = None
         self._announced: Offer | None = None
         self._unreached: set[str] = set()
+        self._excess: set[str] = set()
+        """Users who name more foci than they may."""
         self._closed = False
         self._started = False
         self._known = {
@@ -173,14 +200,19 @@ class Foci:
         return [link for link in self._links.values() if member in link.members]
 
     def publishing_links(self) -> list[Link]:
-        """The links on which we publish, the retiring one included."""
-        return [link for link in self._links.values() if Role.PUBLISH in link.roles]
+        """The links on which we publish, retiring ones first."""
+        links = [link for link in self._links.values() if Role.PUBLISH in link.roles]
+        return sorted(links, key=lambda link: self._key(link) == self._publishing)
 
     def signal(
         self, focus_type: str, member: Member, payload: JsonObject, security: SignalSecurity
     ) -> bool:
-        """Hand a signal to the links of its type; False when there is none."""
-        links = [link for link in self._links.values() if link.focus_type.type == focus_type]
+        """Hand a signal to the links of its type; False when there is none that takes any."""
+        links = [
+            link
+            for link in self._links.values()
+            if link.focus_type.type == focus_type and link.focus_type.capabilities.needs_signalling
+        ]
         reaching = [link for link in links if member in link.members] or links
         for link in reaching:
             link.signal(member, payload, security)
@@ -193,7 +225,7 @@ class Foci:
             for key, other in list(self._links.items()):
                 if key != self._publishing and Role.PUBLISH in other.roles:
                     self._retire(key)
-            if self._announced is not link.offer and link.offer in self._offers:
+            if self._announced != link.offer and link.offer in self._offers:
                 self._announced = link.offer
                 self._observer.on_own_focus(link.offer, "the former focus failed")
 
@@ -201,7 +233,7 @@ class Foci:
         """Tell us that a link fell: publish elsewhere if it was ours and there is elsewhere."""
         self._observer.on_condition("focus_failed", _name(link), f"{error.what}: {error.why}")
         if link.offer in self._offers:
-            self._failed_s[id(link.offer)] = self._now_s()
+            self._failed_s[self._offers.index(link.offer)] = self._now_s()
         self._arrange()
 
     async def aclose(self) -> None:
@@ -209,7 +241,7 @@ class Foci:
         self._closed = True
         await asyncio.gather(*(link.aclose() for link in self._links.values()))
         self._links.clear()
-        await asyncio.gather(*(a.backend.aclose() for a in self._accepted), return_exceptions=True)
+        await asyncio.gather(*(accepted.aclose() for accepted in self._accepted))
 
     def _arrange(self) -> None:
         if self._closed or not self._started or not self._offers:
@@ -224,21 +256,25 @@ class Foci:
         self._publishing = target_key
         opened_by: Counter[str] = Counter()
         unreached: dict[str, str] = {}
+        excess: dict[str, int] = {}
         for member in self._members:
             where = self._reach(member, target, target_key)
             if where is None:
-                types = dict.fromkeys(t.type for t in member.transports)
-                unreached[str(member.member)] = "; ".join(map(self._explain, types))
+                unreached[str(member.member)] = self._why_unreached(member)
                 continue
             key, offer = where
             if key not in wanted:
-                if self._too_many(len(wanted), opened_by[member.member.user_id], member):
+                limit = self._limit_reached(len(wanted), opened_by[member.member.user_id])
+                if limit is not None:
+                    excess[member.member.user_id] = limit
                     continue
                 opened_by[member.member.user_id] += 1
                 wanted[key] = (offer, set(), [])
             wanted[key][1].add(Role.SUBSCRIBE)
             wanted[key][2].append(member)
         self._report_unreached(unreached)
+        self._report_excess(excess)
+        self._make_room(wanted)
         for key, (offer, roles_wanted, members) in wanted.items():
             self._retiring.pop(key, None)
             link = self._links.get(key)
@@ -258,10 +294,9 @@ class Foci:
     def _target(self) -> Offer:
         """Where to publish now: what the policy chooses among our offers and the members'."""
         now_s = self._now_s()
-        ranked = sorted(
-            self._offers,
-            key=lambda o: now_s - self._failed_s.get(id(o), -1e9) < _AVOID_FAILED_S,
-        )
+        failed = [i for i, at_s in self._failed_s.items() if now_s - at_s < _AVOID_FAILED_S]
+        ranked = [o for i, o in enumerate(self._offers) if i not in failed]
+        ranked += [o for i, o in enumerate(self._offers) if i in failed]
         offered = [
             Offered(
                 transport=o.transport,
@@ -270,36 +305,59 @@ class Foci:
             )
             for o in ranked
         ]
-        members = [m for m in self._session if any(t.type in self._known for t in m.transports)]
-        choice: Choice = self._policy.choose(members, self._own, offered, self._known)
+        members = [m for m in map(self._usable, self._session) if m.transports]
+        try:
+            choice: Choice = self._policy.choose(members, self._own, offered, self._known)
+        except Exception as error:  # a plugin's policy, or one that members leave no choice
+            _log.warning("the selection policy failed: %s", error)
+            return ranked[0]
         for offer in ranked:
             if offer.transport == choice.transport:
                 return offer
         for accepted in self._accepted:
-            if accepted.understands(choice.transport):
+            if accepted.key(choice.transport, self._own) is not None:
                 return Offer(accepted.focus_type, accepted.backend, choice.transport)
         return ranked[0]
+
+    def _usable(self, member: Membership) -> Membership:
+        """Leave out the transports of a member that lead nowhere for us."""
+        return replace(
+            member,
+            transports=tuple(
+                transport
+                for transport in member.transports
+                if any(a.key(transport, member.member) is not None for a in self._accepted)
+            ),
+        )
 
     def _reach(
         self, member: Membership, target: Offer, target_key: tuple[str, str]
     ) -> tuple[tuple[str, str], Offer] | None:
         for transport in member.transports:
             for accepted in self._accepted:
-                if not accepted.understands(transport):
+                key = accepted.key(transport, member.member)
+                if key is None:
                     continue
                 focus_type = accepted.focus_type
                 elected = focus_type.topology is Topology.ELECTED
                 if elected and focus_type is target.focus_type:
                     return target_key, target
                 offer = Offer(focus_type, accepted.backend, transport)
-                key = accepted.backend.connection_key(transport, member.member, accepted.transports)
-                if key is not None:
-                    return (focus_type.type, key), offer
+                return (focus_type.type, key), offer
         return None
+
+    def _why_unreached(self, member: Membership) -> str:
+        causes = dict.fromkeys(
+            f"its transport of type {t.type} cannot be read"
+            if t.type in self._known
+            else self._explain(t.type)
+            for t in member.transports
+        )
+        return "; ".join(causes) or "it names no transport"
 
     def _key_of(self, offer: Offer, member: Member) -> tuple[str, str]:
         accepted = next(a for a in self._accepted if a.focus_type is offer.focus_type)
-        key = offer.backend.connection_key(offer.transport, member, accepted.transports)
+        key = accepted.key(offer.transport, member)
         if key is None:
             raise SelectionError(
                 f"the {offer.focus_type.type} backend does not know its own transport",
@@ -308,22 +366,36 @@ class Foci:
             )
         return offer.focus_type.type, key
 
-    def _too_many(self, count: int, by_sender: int, member: Membership) -> bool:
+    def _limit_reached(self, count: int, by_sender: int) -> int | None:
         # The first link is our own; the limits are for what members name.
-        over_all = count - 1 >= self._trust.max_foci
-        over_sender = by_sender >= self._trust.max_new_foci_per_sender
-        if over_all or over_sender:
-            limit = self._trust.max_foci if over_all else self._trust.max_new_foci_per_sender
-            self._observer.on_condition(
-                "too_many_foci", member.member.user_id, f"the limit is {limit}"
-            )
-        return over_all or over_sender
+        if count - 1 >= self._trust.max_foci:
+            return self._trust.max_foci
+        limit = self._trust.max_new_foci_per_sender
+        return limit if by_sender >= limit else None
+
+    def _make_room(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Drop what is only kept for a while, oldest first: the limit is for that as well."""
+        keys = set(wanted)
+        idle = [
+            key
+            for key, link in self._links.items()
+            if key not in keys and Role.PUBLISH not in link.roles
+        ]
+        for key in idle[: max(0, len(keys) - 1 + len(idle) - self._trust.max_foci)]:
+            self._drop(key)
+
+    def _report_excess(self, excess: Mapping[str, int]) -> None:
+        for user_id in self._excess - set(excess):
+            self._observer.on_condition("too_many_foci", user_id, None)
+        for user_id, limit in excess.items():
+            self._observer.on_condition("too_many_foci", user_id, f"the limit is {limit}")
+        self._excess = set(excess)
 
     def _report_unreached(self, unreached: Mapping[str, str]) -> None:
         for subject in self._unreached - set(unreached):
             self._observer.on_condition("no_focus_type", subject, None)
         for subject, cause in unreached.items():
-            self._observer.on_condition("no_focus_type", subject, cause or "it names no transport")
+            self._observer.on_condition("no_focus_type", subject, cause)
         self._unreached = set(unreached)
 
     def _open(self, offer: Offer, key: str, roles: frozenset[Role]) -> Link:
@@ -332,17 +404,19 @@ class Foci:
 
     def _retire(self, key: tuple[str, str]) -> None:
         """Drop a link: at once when it is dead, else after others had time to follow."""
-        link = self._links[key]
         now_s = self._now_s()
-        until_s = self._retiring.setdefault(key, now_s + _KEEP_OLD_S if link.up else now_s)
-        if now_s >= until_s:
-            del self._retiring[key]
-            del self._links[key]
-            self._observer.on_link_gone(link)
-            self._observer.on_condition("focus_failed", _name(link), None)
-            self._spawn(link.aclose(), name=f"close {_name(link)}")
-        else:
-            self._spawn(self._arrange_later(until_s - now_s), name="retire")
+        keep_s = _KEEP_OLD_S if self._links[key].up else 0.0
+        if key not in self._retiring and keep_s:
+            self._spawn(self._arrange_later(keep_s), name="retire")
+        if now_s >= self._retiring.setdefault(key, now_s + keep_s):
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._retiring.pop(key, None)
+        link = self._links.pop(key)
+        self._observer.on_link_gone(link)
+        self._observer.on_condition("focus_failed", _name(link), None)
+        self._spawn(link.aclose(), name=f"close {_name(link)}")
 
     async def _arrange_later(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s + 0.01)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -136,14 +136,47 @@ async def join(
             )
             call.on_closing(call.foci.aclose)
             await call.foci.gather(advertised)
-            await _bring_up(
-                call, manager, written, facts, support, application_data or {}, lifecycle
+            await _while_it_lasts(
+                call,
+                _bring_up(
+                    call, manager, written, facts, support, application_data or {}, lifecycle
+                ),
             )
             if open_slot == "auto":
                 await _open_closed_slot(call, facts)
             yield call
         finally:
-            await call.leave()
+            await _see_off(call)
+
+
+async def _while_it_lasts(call: Call, work: Coroutine[object, object, None]) -> None:
+    """Do a step of the join, which ends with an error when the call does meanwhile."""
+    doing = asyncio.ensure_future(work)
+    over = asyncio.ensure_future(call.wait_ended())
+    try:
+        await asyncio.wait((doing, over), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()
+        doing.cancel()
+        await asyncio.gather(doing, over, return_exceptions=True)
+    condition = call.ended_by
+    if condition is not None and (doing.cancelled() or doing.exception() is not None):
+        raise RtcfociError(condition.what, why=condition.cause, do=condition.remedy)
+    doing.result()
+
+
+async def _see_off(call: Call) -> None:
+    """Wait until we have left, even when told to stop meanwhile: the client is needed for it."""
+    leaving = asyncio.ensure_future(call.leave())
+    cancelled: asyncio.CancelledError | None = None
+    while not leaving.done():
+        try:
+            await asyncio.wait((leaving,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    leaving.result()
 
 
 async def _bring_up(

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rtcfoci.core.model import JsonObject, Member, Membership, Transport
 from rtcfoci.errors import BackendError
+from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack
 from rtcfoci.plugin.backend import Backend, Connection, Role, SignalSecurity
 from rtcfoci.plugin.context import Context
@@ -27,6 +28,10 @@ _PING_DEADLINE_S = 3.0
 """A focus that acknowledges pings and stops for this long is dead: with the interval, within 4 s."""
 _RETRY_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SIGNALS_WAITING = 200
+_CONNECT_TIMEOUT_S = 15.0
+"""A focus that has not let us in by then has failed, whatever its backend still waits for."""
+_STEADY_S = 10.0
+"""A connection that stood for this long was no part of a row of failures."""
 _CLOSE_TIMEOUT_S = 5.0
 """A backend that closes more slowly is left behind."""
 
@@ -102,7 +107,9 @@ class Link:
 
     def set_tracks(self, tracks: Iterable[LocalTrack]) -> None:
         """Say what we publish here from now on; call again when a track was muted."""
-        self.tracks = {track.track_id: track for track in tracks}
+        can = self.focus_type.capabilities
+        kinds = {Kind.AUDIO: can.audio, Kind.VIDEO: can.video}
+        self.tracks = {track.track_id: track for track in tracks if kinds[track.kind]}
         self._dirty.set()
 
     def require(self, roles: frozenset[Role]) -> None:
@@ -126,14 +133,21 @@ class Link:
             await _close_quietly(connection)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._closed:
-            await asyncio.sleep(_RETRY_S[min(self.failures, len(_RETRY_S) - 1)])
+            if not self._again.is_set():
+                await asyncio.sleep(_RETRY_S[min(self.failures, len(_RETRY_S) - 1)])
             self._again.clear()
             try:
-                connection = await self._connect()
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    connection = await self._connect()
+            except TimeoutError:
+                self._fail(_closed_door())
+                continue
             except Exception as error:
                 self._fail(self._named(error))
                 continue
+            began_s = loop.time()
             self.connection = connection
             self._applied, self._published = {}, {}
             self._dirty.set()
@@ -151,6 +165,8 @@ class Link:
                 self.connection = None
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await _close_quietly(connection)
+            if loop.time() - began_s > _STEADY_S:
+                self.failures = 0
             if not self._again.is_set():
                 self._fail(self._named(next((e for e in errors if e), _gone())))
 
@@ -195,11 +211,20 @@ class Link:
             await self._apply_tracks(connection)
             await self._apply_members(connection)
             while self._signals:
-                await connection.on_signal(*self._signals.popleft())
+                await self._hand_over(connection, *self._signals.popleft())
             if first:
                 first = False
-                self.failures = 0
                 self._observer.on_link_up(self)
+
+    async def _hand_over(
+        self, connection: Connection, member: Member, payload: JsonObject, security: SignalSecurity
+    ) -> None:
+        try:
+            await connection.on_signal(member, payload, security)
+        except Exception as error:
+            # What one member sends must not cost us the connection to all the others.
+            self._context.count("signals_failed")
+            self._context.log.warning("a signal of %s failed: %s", member, type(error).__name__)
 
     async def _apply_members(self, connection: Connection) -> None:
         wanted = self.members
@@ -214,16 +239,18 @@ class Link:
         if Role.PUBLISH not in self.roles:
             return
         wanted = self.tracks
-        for track_id in [t for t in self._published if t not in wanted]:
-            track, _ = self._published.pop(track_id)
-            await connection.unpublish(track.track_id)
+        for track_id, (track, _) in list(self._published.items()):
+            if wanted.get(track_id) is not track:  # another may have taken its name
+                del self._published[track_id]
+                await connection.unpublish(track.track_id)
         for track_id, track in wanted.items():
-            muted_before = self._published.get(track_id, (track, False))[1]
+            muted = track.muted  # it may change while we wait, and then we come again
+            _, muted_before = self._published.get(track_id, (track, False))
             if track_id not in self._published:
                 await connection.publish(track)
-            if track.muted != muted_before:
-                await connection.set_muted(track.track_id, track.muted)
-            self._published[track_id] = (track, track.muted)
+            if muted != muted_before:
+                await connection.set_muted(track.track_id, muted)
+            self._published[track_id] = (track, muted)
 
     async def _watch(self, connection: Connection) -> None:
         dropped = 0
@@ -244,6 +271,15 @@ class Link:
                         do="nothing: another focus, or a new connection, is tried",
                         retryable=True,
                     )
+
+
+def _closed_door() -> BackendError:
+    return BackendError(
+        "the focus did not let us in",
+        why=f"connecting took longer than {_CONNECT_TIMEOUT_S:.0f} s",
+        do="nothing: another focus, or a new connection, is tried",
+        retryable=True,
+    )
 
 
 def _gone() -> BackendError:

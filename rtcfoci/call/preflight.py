@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rtcfoci.core.model import JsonObject, RoomEvent, SlotStatus
 from rtcfoci.core.slots import SLOT_EVENT_TYPES, read_slot
-from rtcfoci.errors import ClientError, PreflightError, RtcfociError, UnreachableError
+from rtcfoci.errors import ClientError, PreflightError, RtcfociError
 from rtcfoci.matrix.client import MatrixClient
 from rtcfoci.matrix.rooms import required_power, user_power
 
@@ -62,9 +62,9 @@ async def inspect_room(
     """
     try:
         state = tuple(await client.room_state(room_id))
-    except UnreachableError:
-        raise
     except ClientError as error:
+        if error.status not in (401, 403, 404):
+            raise  # no answer, or one that says nothing about us
         raise PreflightError([await _why_unreadable(client, room_id, error)]) from None
     facts = _facts(client.user_id, room_id, state)
     findings: list[RtcfociError] = []

@@ -121,6 +121,7 @@ class Remotes:
         track_id = event.track_id
         participant = self.participants.get(track_id.member)
         if isinstance(event, pe.TrackRemoved):
+            self._forget_early(link, track_id)
             if self._feeds.get(track_id) is link:
                 self._orphan(track_id, link, _ENDED_GRACE_S)
         elif participant is None:
@@ -133,6 +134,7 @@ class Remotes:
 
     def link_gone(self, link: Link) -> None:
         """Whatever came through this link has no feed until another brings it."""
+        self._forget_early(link)
         lost = [t for t, feed in self._feeds.items() if feed is link]
         lost += [t for t, (_, feed) in self._orphans.items() if feed is link]
         for track_id in lost:
@@ -196,6 +198,17 @@ class Remotes:
             waiting = self._early.setdefault(member, [])
             if len(waiting) < _MAX_EARLY_EVENTS:
                 waiting.append((link, event))
+
+    def _forget_early(self, link: Link, track_id: TrackId | None = None) -> None:
+        """What a link no longer brings, all or one track of it, is not given to a late member."""
+        for member, waiting in list(self._early.items()):
+            waiting[:] = [
+                (by, event)
+                for by, event in waiting
+                if by is not link or track_id not in (None, event.track_id)
+            ]
+            if not waiting:
+                del self._early[member]
 
     def _orphan(self, track_id: TrackId, link: Link, grace_s: float) -> None:
         """A track lost its feed: it is removed unless another comes in time."""

@@ -32,7 +32,10 @@ _MAX_BODY_BYTES = 1 << 20
 _MAX_MESSAGE_BYTES = 1 << 20
 _GOODBYE_S = 0.5
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_HOLDING_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
+"""IPv6 networks whose last 32 bits are the IPv4 address they lead to: compatible, mapped, NAT64."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,21 @@ class TrustPolicy:
 
     def permits(self, address: str) -> bool:
         """Whether an untrusted URL may lead to this IP address."""
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        mapped = getattr(ip, "ipv4_mapped", None)
-        ip = mapped or ip
-        if any(ip in network for network in self.allow if network.version == ip.version):
+        named = ipaddress.ip_address(address.partition("%")[0])
+        ip = _led_to(named)
+        if any(one in network for network in self.allow for one in (named, ip)):
             return True
-        return ip.is_global and not ip.is_multicast
+        site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
+        return ip.is_global and not ip.is_multicast and not site_local
+
+
+def _led_to(ip: _Address) -> _Address:
+    """Give the IPv4 address that an IPv6 address stands for, where it does."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if any(ip in network for network in _HOLDING_IPV4):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.sixtofour or ip
 
 
 def origins_in(values: Iterable[object]) -> frozenset[tuple[str, int]]:
@@ -103,9 +115,14 @@ class TrustedHttp:
             raise _refused(url, "it carries credentials")
         if trusted or origin in self.known:
             return True
+        if not origin[0].isascii():
+            # HTTP clients turn full-width digits and dots into an address after all (UTS 46).
+            raise _refused(url, "its host is not ASCII: names of other scripts are sent as xn--")
         try:
             permitted = self.policy.permits(origin[0])
         except ValueError:
+            if origin[0].rstrip(".").rpartition(".")[2].isdigit():
+                raise _refused(url, f"{origin[0]} is neither an address nor a name") from None
             return False  # a name: its addresses are checked when it is resolved
         if not permitted:
             raise _refused(url, f"{origin[0]} is a private address and a member named it")
@@ -138,7 +155,7 @@ class TrustedHttp:
                     if len(data) > _MAX_BODY_BYTES:
                         raise _refused(url, f"its answer is larger than {_MAX_BODY_BYTES} bytes")
                 return HttpResponse(response.status, dict(response.headers), bytes(data))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failed(url, error) from None
 
     async def websocket(
@@ -155,7 +172,7 @@ class TrustedHttp:
                 socket_ = await session.ws_connect(
                     url, max_msg_size=_MAX_MESSAGE_BYTES, heartbeat=10.0
                 )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failed(url, error) from None
         return _WebSocket(socket_, url)
 
@@ -171,7 +188,7 @@ class TrustedHttp:
         if trusted not in self._sessions:
             resolver = None if trusted else _checking_resolver(self.policy)
             self._sessions[trusted] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver)
+                connector=aiohttp.TCPConnector(resolver=resolver), trace_configs=[_no_redirects()]
             )
         return self._sessions[trusted]
 
@@ -233,6 +250,19 @@ def _checking_resolver(policy: TrustPolicy) -> aiohttp.abc.AbstractResolver:
 
     resolver: aiohttp.abc.AbstractResolver = Resolver()
     return resolver
+
+
+def _no_redirects() -> aiohttp.TraceConfig:
+    """Refuse redirects where aiohttp has no option for it: when a WebSocket is opened."""
+    import aiohttp
+
+    async def refuse(_: object, __: object, about: aiohttp.TraceRequestRedirectParams) -> None:
+        about.response.close()
+        raise _refused(str(about.url), "it redirects elsewhere")
+
+    config = aiohttp.TraceConfig()
+    config.on_request_redirect.append(refuse)
+    return config
 
 
 def _bare(url: str) -> str:

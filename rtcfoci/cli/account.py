@@ -42,6 +42,20 @@ def add_account_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder that keeps the device and its keys across runs",
     )
+    for name in ("--token", "--password"):
+        group.add_argument(name, action=_Refuse, help=argparse.SUPPRESS)
+
+
+class _Refuse(argparse.Action):
+    """Refuse a secret on the command line, without repeating it."""
+
+    def __call__(self, parser: object, namespace: object, values: object, *_: object) -> None:
+        name = self.option_strings[0]
+        raise UsageError(
+            f"there is no option {name}",
+            why="everybody on this machine can read the arguments of a command",
+            do=f"write the secret into a file and give {name}-file FILE",
+        )
 
 
 async def connect_account(options: argparse.Namespace, *, encrypted: bool = True) -> MatrixClient:

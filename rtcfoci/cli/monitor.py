@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from rtcfoci.call import events as ev
+from rtcfoci.cli.options import printable
 from rtcfoci.media.frames import AudioFrame
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class JsonReporter(Reporter):
 
     def _print(self, record: dict[str, object]) -> None:
         stamped = {"ts_ms": time.time_ns() // 1_000_000, **record}
-        self._out.write(json.dumps(stamped, ensure_ascii=False) + "\n")
+        # As ASCII: a stranger's lone surrogate could not be written otherwise.
+        self._out.write(json.dumps(stamped) + "\n")
         self._out.flush()
 
 
@@ -153,10 +155,12 @@ class TableReporter(Reporter):
             self._live.start()
 
     def on_event(self, event: ev.CallEvent) -> None:
+        from rich.text import Text
+
         super().on_event(event)
         line = describe(event)
         if line:
-            self._console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False)
+            self._console.print(Text(f"{time.strftime('%H:%M:%S')} {printable(line)}"))
 
     def tick(self) -> None:
         super().tick()
@@ -181,22 +185,25 @@ class TableReporter(Reporter):
                 c for c in self.counters.values() if c.track.track_id.member == participant.member
             ]
             if not mine:
-                table.add_row(str(participant.member), "[dim]nothing yet[/dim]", "", "", "")
+                member = Text(printable(str(participant.member)))
+                table.add_row(member, Text("nothing yet", style="dim"), "", "", "")
             for counter in mine:
                 silent_s = counter.silent_s
                 muted = " (muted)" if counter.track.muted else ""
                 table.add_row(
-                    str(participant.member),
-                    counter.track.track_id.source + muted,
+                    Text(printable(str(participant.member))),
+                    Text(printable(counter.track.track_id.source) + muted),
                     str(counter.frames),
                     f"{counter.rate_per_s:.0f}",
                     "never" if silent_s is None else f"{silent_s:.1f} s ago",
                 )
         if not self.call.participants:
             table.add_row("nobody else yet", "", "", "", "")
-        title = Text(f"{self.call.slot.slot_id} in {self.call.room_id}", style="bold")
+        title = Text(printable(f"{self.call.slot.slot_id} in {self.call.room_id}"), style="bold")
         health = [
-            Text(f"{c.code}: {c.what} {c.remedy}", style="red" if c.terminal else "yellow")
+            Text(
+                printable(f"{c.code}: {c.what} {c.remedy}"), style="red" if c.terminal else "yellow"
+            )
             for c in self.call.conditions
         ]
         return Group(title, table, *health)

@@ -37,6 +37,7 @@ __all__ = [
     "current",
     "exit_code",
     "print_error",
+    "printable",
     "seconds",
     "take_global",
     "use",
@@ -137,11 +138,15 @@ def exit_code(error: BaseException) -> int:
 def print_error(error: RtcfociError, *, as_json: bool, out: TextIO | None = None) -> None:
     """Print an error to standard error: three lines, or one JSON object."""
     out = out or sys.stderr
-    if as_json:
-        lines = {"what": error.what, "why": error.why, "do": error.do}
-        print(json.dumps({"error": lines}), file=out)
-        return
     why = error.why or "the cause is not known"
     do = error.do or "run it again with --debug"
+    if as_json:
+        print(json.dumps({"error": {"what": error.what, "why": why, "do": do}}), file=out)
+        return
     for label, text in (("error", error.what), ("why", why), ("do", do)):
-        print(f"{label + ':':<7}{' '.join(text.split())}", file=out)
+        print(f"{label + ':':<7}{printable(' '.join(text.split()))}", file=out)
+
+
+def printable(text: str) -> str:
+    """Take out what would command the terminal: much of what is shown was written by strangers."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -93,12 +93,24 @@ def _as_text(report: Report) -> Iterable[str]:
             for offer in report.cli_commands
         ],
     )
+    for info in _silent(report):
+        yield f"EMPTY   {_source(info)}: plugin {info.name} has no hook that offers anything"
     for failure in report.failures:
         yield f"FAILED  {_source(failure.plugin)}: {failure.error.what}"
         yield f"   why  {failure.error.why}"
         yield f"    do  {failure.error.do}"
     if not report.failures:
         yield "Nothing failed."
+
+
+def _silent(report: Report) -> list[PluginInfo]:
+    """Find plugins of which nothing came: often a reference to another module than the hooks'."""
+    heard = {failure.plugin for failure in report.failures}
+    for offers in (
+        report.focus_types, report.dialects, report.selection_policies, report.cli_commands
+    ):  # fmt: skip
+        heard |= {offer.plugin for offer in offers}
+    return [info for info in report.plugins if info not in heard]
 
 
 def _table(head: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:

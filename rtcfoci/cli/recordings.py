@@ -56,7 +56,7 @@ class Recordings:
             self._logs[stem] = path.open("w", encoding="utf-8", buffering=1)
         try:
             line = json.dumps(json.loads(payload))
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or a stranger's idea of it
             line = json.dumps({"hex": payload.hex()})
         self._logs[stem].write(line + "\n")
 
@@ -71,7 +71,9 @@ class Recordings:
             name = member.user_id.removeprefix("@").partition(":")[0]
             if not self._by_user:
                 name = f"{name}_{member.device_id or 'unknown'}"
-            safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:_NAME_LENGTH]
+            # A member chooses its device id: in ASCII, every character is one byte of the name.
+            known = (c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+            safe = "".join(known)[:_NAME_LENGTH]
             stem, number = safe or "_", 2
             while not self._by_user and self._taken(stem):
                 stem, number = f"{safe}-{number}", number + 1

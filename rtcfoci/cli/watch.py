@@ -17,7 +17,7 @@ from rtcfoci.call.preflight import inspect_room
 from rtcfoci.call.sessions import follow_session
 from rtcfoci.cli.account import add_account_options, connect_account
 from rtcfoci.cli.join import stop_on_signals
-from rtcfoci.cli.options import EXIT_OK, Parser, current, seconds
+from rtcfoci.cli.options import EXIT_OK, Parser, current, printable, seconds
 from rtcfoci.core.model import Slot
 from rtcfoci.matrix.rooms import resolve_alias
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from rtcfoci.core.session import Session
 
 __all__ = ["run"]
+
+_REFRESH_S = 5.0
+"""How often a table without news is drawn again: its times run on."""
 
 
 def run(arguments: list[str]) -> int:
@@ -57,10 +60,16 @@ async def _watch(options: argparse.Namespace) -> int:
                 async for session, _ in follow_session(client, slot, current().manager):
                     show.update(session)
 
+            async def keep_time() -> None:
+                while True:
+                    await asyncio.sleep(_REFRESH_S)
+                    show.refresh()
+
             following = asyncio.create_task(follow())
             waiting = asyncio.create_task(stopped.wait())
+            ticking = asyncio.create_task(keep_time())
             done, pending = await asyncio.wait(
-                (following, waiting),
+                (following, waiting, ticking),
                 timeout=options.duration,
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -95,11 +104,14 @@ class _JsonLines:
                 for m in session.members
             ],
         }
-        line = json.dumps(record, ensure_ascii=False)
+        line = json.dumps(record)  # as ASCII: a stranger's lone surrogate could not be written
         if line != self._last:
             self._last = line
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+
+    def refresh(self) -> None:
+        """Nothing in a line depends on the time."""
 
     def close(self) -> None:
         """Nothing is held."""
@@ -113,11 +125,18 @@ class _LiveTable:
         self._slot = slot
         self._console = Console()
         self._live: Live | None = None
+        self._session: Session | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
 
+    def refresh(self) -> None:
+        """Show how much less time there is."""
+        if self._live is not None and self._session is not None:
+            self._live.update(self._table(self._session), refresh=True)
+
     def update(self, session: Session) -> None:
+        self._session = session
         table = self._table(session)
         if self._live is not None:
             self._live.update(table, refresh=True)
@@ -130,20 +149,26 @@ class _LiveTable:
 
     def _table(self, session: Session) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
+        def cell(text: str) -> Text:
+            return Text(printable(text))  # what members write is neither markup nor commands
+
+        slot = self._slot
         table = Table(
-            title=f"{self._slot.slot_id} in {self._slot.room_id}: slot {session.slot_status.value}",
+            title=cell(f"{slot.slot_id} in {slot.room_id}: slot {session.slot_status.value}"),
             title_justify="left",
         )
         for heading in ("member", "dialect", "transports", "since", "expires in"):
             table.add_column(heading)
         now_ms = time.time_ns() // 1_000_000
         for m in session.members:
+            since_s = max(0, min(m.created_ts_ms, now_ms)) / 1000
             table.add_row(
-                str(m.member),
+                cell(str(m.member)),
                 m.dialect,
-                ", ".join(t.type for t in m.transports) or "none",
-                time.strftime("%H:%M:%S", time.localtime(min(m.created_ts_ms, now_ms) / 1000)),
+                cell(", ".join(t.type for t in m.transports) or "none"),
+                time.strftime("%H:%M:%S", time.localtime(since_s)),
                 f"{max(0, m.expires_ts_ms - now_ms) // 60_000} min",
             )
         if not session.members:

@@ -42,7 +42,7 @@ class WebSocket(Protocol):
 
 
 class Context(Protocol):
-    """Everything a backend may use of the outside world; thread-safe."""
+    """Everything a backend may use of the outside world; thread-safe, save `spawn`."""
 
     slot: Slot
     member: Member
@@ -86,7 +86,10 @@ class Context(Protocol):
         """
 
     def spawn(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
-        """Run work that is cancelled when the call ends; its failure becomes a condition."""
+        """Run work that is cancelled when the call ends; its failure becomes a condition.
+
+        To be called on the call's loop, where the work runs.
+        """
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Run a callback after a delay on the call's clock; returns the function that cancels it."""

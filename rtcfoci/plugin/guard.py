@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rtcfoci.core.model import JsonObject
 
 __all__ = [
+    "FOREIGN",
     "KIND_NAMES",
     "Descriptor",
     "Failure",
@@ -49,6 +50,8 @@ __all__ = [
     "validate",
 ]
 
+FOREIGN = (Exception, SystemExit)
+"""Whatever foreign code raises while it is imported or asked; a script exits where a module would not."""
 Descriptor: TypeAlias = FocusType | DialectInfo | SelectionPolicyInfo | CliCommand
 KIND_NAMES: Mapping[type, str] = {
     FocusType: "focus type",
@@ -103,7 +106,7 @@ class _Hook(Protocol):
 
 
 def failure(
-    info: PluginInfo, what: str, *, why: str = "", do: str = "", cause: Exception | None = None
+    info: PluginInfo, what: str, *, why: str = "", do: str = "", cause: BaseException | None = None
 ) -> Failure:
     """Tell a failure, with a cause and a remedy in any case."""
     if isinstance(cause, RtcfociError):
@@ -147,9 +150,11 @@ def misfits(plugin: object, hooks: Iterable[str]) -> list[tuple[str, str]]:
         function = inspect.getattr_static(plugin, name, None)
         if isinstance(function, (staticmethod, classmethod)):
             function = function.__func__
+        if not inspect.isroutine(function):
+            continue  # pluggy takes no other for a hook, and asking a lazy proxy may raise
         marker = getattr(function, "rtcfoci_impl", None)
         marked = isinstance(marker, dict)
-        if not marked and not (name.startswith("rtcfoci_") and inspect.isfunction(function)):
+        if not marked and not name.startswith("rtcfoci_"):
             continue
         options = cast("dict[str, object]", marker) if marked else {}
         hook = str(options.get("specname") or name)
@@ -169,7 +174,7 @@ def ask(
     """Call one hook of one plugin: what it offers, and what is wrong with the rest."""
     try:
         results = cast("list[object]", hook())
-    except Exception as error:  # whatever foreign code raises
+    except FOREIGN as error:
         return [], [failure(info, f"hook {name} failed", cause=error)]
     good: list[Descriptor] = []
     bad: list[Failure] = []
@@ -191,7 +196,7 @@ def ask(
         else:
             try:
                 descriptors = list(result)
-            except Exception as error:  # a generator fails when it is read
+            except FOREIGN as error:  # a generator fails when it is read
                 bad.append(failure(info, f"hook {name} failed", cause=error))
                 continue
             for descriptor in descriptors:
@@ -221,7 +226,7 @@ def _check(info: PluginInfo, name: str, descriptor: object, kind: type) -> Failu
             do=f"return rtcfoci.plugin.{kind.__name__} instances",
         )
     values = cast("Descriptor", descriptor)
-    label = next(iter(names(values)), "?")
+    label: object = getattr(values, "type", None) or getattr(values, "name", None) or "?"
     what = f"{KIND_NAMES[kind]} {label!r} is not usable"
     contract: object = values.contract
     if contract != CONTRACT:
@@ -233,10 +238,10 @@ def _check(info: PluginInfo, name: str, descriptor: object, kind: type) -> Failu
             why=f"it was written for contract {contract}, this rtcfoci speaks {CONTRACT}",
             do=f"pip install --upgrade {source}" if source else f"port it to contract {CONTRACT}",
         )
-    wrong = [
-        *_wrong_fields(values),
-        *(_wrong_fields(values.capabilities) if isinstance(values, FocusType) else ()),
-    ]
+    wrong = _wrong_fields(values)
+    can: object = getattr(values, "capabilities", None)
+    if isinstance(can, Capabilities):
+        wrong += _wrong_fields(can)
     if wrong:
         return failure(info, what, why="; ".join(wrong), do="correct the descriptor")
     return None
@@ -246,7 +251,7 @@ def _wrong_fields(value: Descriptor | Capabilities) -> list[str]:
     wrong: list[str] = []
     for field in fields(value):
         held: object = getattr(value, field.name)
-        allowed = _CHECKS[str(field.type)]
+        allowed = _CHECKS.get(str(field.type), (object,))  # a field of their own is their affair
         if not isinstance(held, allowed):
             wrong.append(f"{field.name} is {type(held).__name__}, not {field.type}")
         elif isinstance(held, tuple) and not all(isinstance(item, str) and item for item in held):
@@ -287,6 +292,8 @@ def validate(model: type[BaseModel], data: JsonObject) -> tuple[object, list[Pro
             Problem(item["type"], f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}")
             for item in found
         ]
+    except Exception as error:  # a validator of theirs, which should raise ValueError
+        return None, [Problem("broken_model", f"{model.__name__} raised {type(error).__name__}")]
 
 
 def trace_before(name: str, implementations: Sequence[object], arguments: object) -> None:

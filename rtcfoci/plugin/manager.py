@@ -148,12 +148,12 @@ class PluginManager:
         """Take a plugin in; False when it was refused, and then a failure says why."""
         try:
             plugin = find()
-        except Exception as error:  # whatever a foreign module raises while it is imported
+            wrong = guard.misfits(plugin, hookspecs.__all__)
+        except guard.FOREIGN as error:
             self._fail(info, "cannot be imported", error)
             return False
         if any(known.plugin is plugin for known in self._plugins):
             return True  # named twice: the second name adds nothing
-        wrong = guard.misfits(plugin, hookspecs.__all__)
         for what, do in wrong:
             self._failures.append(guard.failure(info, what, do=do))
         if wrong:
@@ -399,7 +399,7 @@ class PluginManager:
             return model
         raise guard.failure(offer.plugin, f"{reference} is not a pydantic model").error
 
-    def _fail(self, info: PluginInfo, what: str, cause: Exception) -> None:
+    def _fail(self, info: PluginInfo, what: str, cause: BaseException) -> None:
         self._failures.append(guard.failure(info, f"plugin {info.name} {what}", cause=cause))
 
     def _unknown(self, name: str) -> UsageError:

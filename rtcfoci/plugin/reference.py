@@ -53,7 +53,7 @@ def resolve(reference: str, *, plugin: str, distribution: str = "") -> object:
         found: object = importlib.import_module(module_name)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except Exception as error:  # whatever a foreign module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises on import
         raise PluginError(
             f"{reference} of plugin {plugin} cannot be loaded",
             plugin=plugin,
@@ -64,7 +64,7 @@ def resolve(reference: str, *, plugin: str, distribution: str = "") -> object:
     return found
 
 
-def _remedy(error: Exception, distribution: str) -> str:
+def _remedy(error: BaseException, distribution: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         extra = _EXTRAS.get(error.name.partition(".")[0])
         if extra:

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 __all__ = ["EventStream"]
@@ -79,5 +80,6 @@ class EventStream(Generic[_E]):
             running = None
         if running is loop:
             wake.set()
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(wake.set)
+        else:
+            with suppress(RuntimeError):  # the loop closed meanwhile: nobody reads any more
+                loop.call_soon_threadsafe(wake.set)

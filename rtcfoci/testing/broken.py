@@ -15,7 +15,7 @@ from rtcfoci.core.model import JsonObject, Member, Membership, Transport
 from rtcfoci.errors import BackendError
 from rtcfoci.media.frames import AudioFrame, Frame
 from rtcfoci.media.tracks import LocalTrack, TrackId
-from rtcfoci.plugin.backend import Health, LeaveDelegation, Quality, Role
+from rtcfoci.plugin.backend import DoctorHop, Health, LeaveDelegation, Quality, Role
 from rtcfoci.plugin.events import (
     ConditionRaised,
     ConnectionEvent,
@@ -140,6 +140,15 @@ class _ConnectsOnce(Elected):
 class _RefusesLeaves(Elected):
     async def delegate_leave(self, transport: Transport, leave: LeaveDelegation) -> bool:
         return False
+
+
+@_fails("what_it_tells_a_doctor_has_a_remedy")
+class _ComplainsOnly(Elected):
+    def doctor_hops(self) -> Sequence[DoctorHop]:
+        async def check() -> BackendError:
+            return BackendError("the focus does not answer", why="it is down")
+
+        return (DoctorHop("focus", check),)
 
 
 @_fails("closing_twice_is_harmless")

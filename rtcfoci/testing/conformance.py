@@ -33,7 +33,7 @@ from rtcfoci.core.model import JsonObject, Member, Transport
 from rtcfoci.errors import BackendError
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import FrameHub, LocalTrack, TrackId
-from rtcfoci.plugin.backend import Connection, Health, LeaveDelegation, Role
+from rtcfoci.plugin.backend import Connection, DoctorHop, Health, LeaveDelegation, Role
 from rtcfoci.plugin.events import (
     ConditionRaised,
     DataReceived,
@@ -218,6 +218,19 @@ class BackendConformance(MediaConformance):
         (alice,) = await stage.join("alice")
         leave = LeaveDelegation(delay_id="secret", delay_ms=1000, homeserver_url="https://test")
         assert await alice.backend.delegate_leave(alice.transport, leave)
+
+    async def test_what_it_tells_a_doctor_has_a_remedy(self, stage: Stage) -> None:
+        alice = await stage.prepare("alice")
+        for hop in alice.backend.doctor_hops():
+            assert isinstance(hop, DoctorHop)
+            assert hop.name
+            async with asyncio.timeout(self.wait_s):
+                problem = await hop.check()
+            if problem is not None:
+                assert isinstance(problem, BackendError), "a problem is returned, not described"
+                assert problem.what
+                assert problem.why
+                assert problem.do, f"{hop.name}: {problem.what} has no remedy"
 
     # The roster
 

@@ -8,8 +8,9 @@ import rtcfoci
 from rtcfoci.core.dialects import OwnMembership
 from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.model import Member, Transport
-from rtcfoci.errors import PreflightError, SelectionError, UsageError
+from rtcfoci.errors import PreflightError, RtcfociError, SelectionError, UsageError
 from rtcfoci.media.frames import Kind
+from rtcfoci.plugin import Quality
 from rtcfoci.testing import run
 from rtcfoci.testing.lobby import Lobby
 from rtcfoci.testing.synapse_config import SynapseOptions
@@ -63,18 +64,26 @@ def test_a_killed_focus_moves_the_call_and_nobody_leaves():
             await bob.until(lambda: bob.call.tracks)
             before = {track: track.track_id for peer in (ann, bob) for track in peer.call.tracks}
             frames = {track: await count_frames(track) for track in before}
+            unwanted = await bob.publish(Kind.AUDIO)
+            await ann.until(lambda: len(ann.call.tracks) == 2)
+            (refused,) = [t for t in ann.call.tracks if t.track_id == unwanted.track_id]
+            await ann.call.subscribe(refused, Quality.OFF)
+            await asyncio.sleep(0.1)
+            seen = await count_frames(refused)
             await ann.until(lambda: all(len(f) > 5 for f in frames.values()))
 
             lobby.world.kill("a")
             counts = {track: len(f) for track, f in frames.items()}
             await ann.until(lambda: all(len(f) > counts[track] + 20 for track, f in frames.items()))
 
-            assert {t: t.track_id for p in (ann, bob) for t in p.call.tracks} == before
+            tracks = {t: t.track_id for p in (ann, bob) for t in p.call.tracks}
+            assert tracks == {**before, refused: unwanted.track_id}
+            assert len(seen) < 5, "what was not wanted of the former focus came from the new one"
             for peer in (ann, bob):
                 assert kinds(peer, rtcfoci.FocusChanged)
                 assert not kinds(peer, rtcfoci.ParticipantLeft)
                 assert not kinds(peer, rtcfoci.TrackRemoved)
-                assert len(kinds(peer, rtcfoci.TrackAdded)) == 1
+                assert len(kinds(peer, rtcfoci.TrackAdded)) == len(peer.call.tracks)
                 own = peer.call.presence.session.find(
                     peer.call.member.user_id, peer.call.member.device_id
                 )
@@ -161,6 +170,25 @@ def test_an_application_that_does_not_read_loses_data_and_nothing_else():
                         break
                 assert isinstance(seen[0], rtcfoci.ParticipantJoined)
                 assert any(isinstance(e, rtcfoci.TrackAdded) for e in seen)
+
+    run(main())
+
+
+def test_tracks_are_told_apart_and_a_freed_name_is_used_again():
+    async def main():
+        async with Lobby() as lobby:
+            ann, bob = await lobby.peer("ann"), await lobby.peer("bob")
+            first, second = [await ann.publish(Kind.AUDIO) for _ in range(2)]
+            await ann.call.unpublish(first)
+            third = await ann.publish(Kind.AUDIO)
+            assert [t.track_id.name for t in (first, second, third)] == ["0", "1", "0"]
+            await bob.until(lambda: len(bob.call.tracks) == 2)
+            frames = [await count_frames(track) for track in bob.call.tracks]
+            await bob.until(lambda: all(len(f) > 20 for f in frames))
+            with pytest.raises(UsageError, match="published already") as caught:
+                await ann.publish(Kind.AUDIO, name="0")
+            assert caught.value.why
+            assert caught.value.do
 
     run(main())
 
@@ -266,6 +294,61 @@ def test_a_cancelled_join_leaves_nothing_behind():
     run(main())
 
 
+def test_leaving_goes_on_when_waiting_for_it_is_cancelled():
+    async def main():
+        async with Lobby() as lobby:
+            watcher = await lobby.peer("watcher")
+            client, _ = await lobby.client("ann")
+            calls = []
+
+            async def take_part():
+                async with lobby.join_as(client) as call:
+                    calls.append(call)
+                    await watcher.until(lambda: watcher.call.participants)
+
+            lobby.homeserver.latency_s = 0.5
+            task = asyncio.create_task(take_part())
+            await watcher.until(lambda: watcher.call.participants)
+            for _ in range(3):
+                await asyncio.sleep(0.2)
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not calls[0].foci.links
+            running = [t.get_name() for t in asyncio.all_tasks()]
+            assert running.count("presence") == 1, "more than the watcher's is left"
+            await watcher.until(lambda: not watcher.call.participants)
+
+            bob = await lobby.peer("bob")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await bob.call.leave()
+            await bob.until(lambda: kinds(bob, rtcfoci.CallEnded))
+            await watcher.until(lambda: not watcher.call.participants)
+
+    run(main())
+
+
+def test_a_join_whose_call_ends_meanwhile_says_why(monkeypatch):
+    async def main():
+        async with Lobby() as lobby:
+            client, _ = await lobby.client("ann")
+
+            async def broken(_):
+                await asyncio.sleep(1)
+                raise ZeroDivisionError("a bug")
+                yield
+
+            monkeypatch.setattr(client, "updates", broken)
+            with pytest.raises(RtcfociError, match="failed unexpectedly") as caught:
+                async with asyncio.timeout(60), lobby.join_as(client):
+                    pass
+            assert "a bug" in caught.value.why
+            assert caught.value.do
+
+    run(main())
+
+
 def test_a_backend_that_never_closes_does_not_hold_us_in_the_call(monkeypatch):
     async def main():
         async with Lobby() as lobby:
@@ -277,9 +360,10 @@ def test_a_backend_that_never_closes_does_not_hold_us_in_the_call(monkeypatch):
 
             for link in bob.call.foci.links:
                 monkeypatch.setattr(link.connection, "aclose", never)
+                monkeypatch.setattr(link.offer.backend, "aclose", never)
             began_s = lobby.now().s
             await bob.leave()
-            assert lobby.now().s - began_s < 15
+            assert lobby.now().s - began_s < 20
             await ann.until(lambda: not ann.call.participants)
 
     run(main())

@@ -108,6 +108,23 @@ def test_who_stays_away_is_given_up_when_media_ends_or_patience_does():
     run(main())
 
 
+def test_what_came_early_and_went_is_not_given_to_a_late_member():
+    async def main():
+        told, other = [], object()
+        remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: None)
+        late = membership("late")
+        ids = [TrackId(late.member, "microphone", name) for name in ("kept", "ended", "lost")]
+        for track_id, link in zip(ids, (LINK, LINK, other), strict=True):
+            remotes.take(link, pe.TrackAdded(track_id, FrameHub(Kind.AUDIO)))
+        remotes.take(LINK, pe.TrackRemoved(ids[1]))
+        remotes.link_gone(other)
+        remotes.joined(late)
+        assert list(remotes.participants[late.member].tracks) == [ids[0]]
+        remotes.close()
+
+    run(main())
+
+
 def test_who_was_put_out_leaves_at_once():
     async def main():
         told = []

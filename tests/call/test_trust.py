@@ -19,6 +19,10 @@ PRIVATE = [
     "http://0.0.0.0/",
     "http://100.64.0.1/",
     "http://224.0.0.1/",
+    "http://[::127.0.0.1]/",
+    "http://[64:ff9b::10.0.0.1]/",
+    "http://[2002:a00:1::]/",
+    "http://[fec0::1]/",
 ]
 
 
@@ -53,9 +57,26 @@ def test_what_is_no_plain_http_url_is_refused(url):
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433",
+        "127.1",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "\uff11\uff12\uff17.0.0.1",
+        "127\u30020\u30020\u30021",
+    ],
+)
+def test_what_a_client_may_take_for_an_address_is_refused(host):
+    with pytest.raises(BackendError, match="trust policy"):
+        TrustedHttp(TrustPolicy()).check_url(f"http://{host}/")
+
+
 def test_networks_can_be_allowed():
     policy = TrustPolicy(allow=(ipaddress.ip_network("10.0.0.0/8"),))
     assert policy.permits("10.1.2.3")
+    assert policy.permits("::ffff:10.1.2.3")
     assert not policy.permits("192.168.0.1")
     assert policy.permits("8.8.8.8")
     assert TrustedHttp(policy).check_url("http://10.1.2.3/") is False
@@ -66,8 +87,14 @@ async def server():
     async def big(_):
         return web.Response(body=b"x" * ((1 << 20) + 1))
 
+    reached = []
+
     async def away(_):
-        raise web.HTTPFound("/fine")
+        raise web.HTTPFound("/inner")
+
+    async def inner(_):
+        reached.append("inner")
+        return web.Response()
 
     async def fine(request):
         return web.json_response({"got": await request.json() if request.can_read_body else None})
@@ -90,6 +117,7 @@ async def server():
     app = web.Application()
     app.router.add_get("/big", big)
     app.router.add_get("/away", away)
+    app.router.add_get("/inner", inner)
     app.router.add_post("/fine", fine)
     app.router.add_get("/ws", echo)
     runner = web.AppRunner(app)
@@ -98,14 +126,15 @@ async def server():
     await site.start()
     yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
+    assert not reached, "a redirect was followed"
 
 
 async def test_names_that_lead_to_private_addresses_are_refused(server):
     http = TrustedHttp(TrustPolicy())
     port = server.rpartition(":")[2]
-    for host in ("localhost", "2130706433"):
-        with pytest.raises(BackendError):
-            await http.http("GET", f"http://{host}:{port}/fine")
+    for host in ("localhost", "0x7f000001", f"{'a' * 70}.test"):
+        with pytest.raises(BackendError, match="could not be reached"):
+            await http.http("GET", f"http://{host}:{port}/inner")
     await http.aclose()
 
 
@@ -143,4 +172,7 @@ async def test_websockets_carry_text_and_bytes_and_say_when_they_close(server):
     await again.aclose()
     with pytest.raises(BackendError):
         await http.websocket(url.replace("/ws", "/none"))
+    with pytest.raises(BackendError, match="trust policy") as caught:
+        await http.websocket(url.replace("/ws", "/away"))
+    assert "redirects" in caught.value.why
     await http.aclose()

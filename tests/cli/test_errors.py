@@ -88,6 +88,8 @@ class TestBeforeAnythingIsSent:
             (["--duration", "-1"], "--duration", "rtcfoci join --help"),
             (["--leave-delay", "0"], "--leave-delay", "rtcfoci join --help"),
             (["--open-slot", "yes"], "--open-slot", "rtcfoci join --help"),
+            (["--password", PASSWORD], "there is no option --password", "--password-file FILE"),
+            (["--token", PASSWORD], "there is no option --token", "--token-file FILE"),
         ],
     )
     def test_usage(self, teller, join, token_file, options, what, do):

@@ -102,6 +102,13 @@ def test_plugins_tells_failures(capsys, workbench, monkeypatch) -> None:
     assert "example-bad failed to load" in capsys.readouterr().out
 
 
+def test_plugins_names_one_that_offers_nothing(capsys) -> None:
+    assert main(["--plugin", "json", "plugins"]) == 0
+    out = capsys.readouterr().out
+    assert "EMPTY   json (unpackaged): plugin json has no hook that offers anything" in out
+    assert out.count("EMPTY") == 1
+
+
 def test_plugins_check_imports_what_is_named(capsys) -> None:
     assert run("plugins", "--check") == 1
     assert "nowhere:Backend of plugin workbench cannot be loaded" in capsys.readouterr().out

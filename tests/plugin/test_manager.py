@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from rtcfoci.errors import PluginError, RemoteProtocolError, UsageError
 from rtcfoci.plugin import (
@@ -56,6 +57,12 @@ class Descriptor(BaseModel):
     model_config = ConfigDict(extra="allow")
     type: str
     url: str
+
+    @model_validator(mode="after")
+    def _careless(self):
+        if self.url == "careless":
+            raise KeyError(self.url)
+        return self
 
 
 def focus_type(type: str = "org.example.here", **changes: object) -> FocusType:
@@ -213,6 +220,15 @@ def _late():
     raise ValueError("no luck")
 
 
+def _exiting():
+    raise SystemExit(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusTypeOfTheirs(FocusType):
+    weight: object = None
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [
@@ -220,6 +236,7 @@ def _late():
         (_generator, "asynchronous"),
         (_raising, "failed"),
         (_late, "failed"),
+        (_exiting, "failed"),
         (lambda: focus_type(), "returned FocusType"),
         (lambda: "mesh", "returned str"),
         (lambda: {"type": "mesh"}, "returned dict"),
@@ -228,10 +245,14 @@ def _late():
         (lambda: [DialectInfo(name="x", dialect="a:b", event_types=())], "list with DialectInfo"),
         (lambda: [focus_type(aliases="mesh")], "aliases is str"),
         (lambda: [focus_type(aliases=("",))], "aliases holds"),
+        (lambda: [focus_type(aliases=None)], "aliases is NoneType"),
+        (lambda: [focus_type(aliases=([],))], "aliases holds"),
+        (lambda: [focus_type(type=[])], "type is list"),
         (lambda: [focus_type(type="")], "type is empty"),
         (lambda: [focus_type(topology="elected")], "topology is str"),
         (lambda: [focus_type(backend="no_colon")], "not module:attribute"),
         (lambda: [focus_type(capabilities=Capabilities(data="yes"))], "data is str"),
+        (lambda: [focus_type(capabilities=None)], "capabilities is NoneType"),
     ],
 )
 def test_what_a_hook_may_not_return_is_told(function, told) -> None:
@@ -240,6 +261,24 @@ def test_what_a_hook_may_not_return_is_told(function, told) -> None:
     assert failure.error.do
     assert failure.error.distribution == "example-dist"
     assert manager.focus_types == []
+
+
+def test_a_descriptor_may_have_fields_of_its_own() -> None:
+    extended = FocusTypeOfTheirs(
+        type="x", backend="a:b", topology=Topology.ELECTED, capabilities=Capabilities(data=True)
+    )
+    manager = with_hook("rtcfoci_focus_types", lambda: [extended])
+    assert manager.focus_types == [extended]
+    assert not manager.failures
+
+
+def test_a_plugin_that_exits_or_holds_lazy_objects_stops_nobody(install, load) -> None:
+    install("example-exit", "example_exit", "raise SystemExit('run as a script')")
+    lazy = "class Lazy:\n    def __getattr__(self, name): raise RuntimeError('not yet')\n"
+    install("example-one", "example_one", source() + f"\n{lazy}\nlazy = Lazy()\n")
+    manager = load()
+    assert manager.focus_type("one")
+    assert only(manager).plugin.distribution == "example-exit"
 
 
 def test_a_bad_descriptor_does_not_take_the_good_ones_along() -> None:
@@ -435,7 +474,16 @@ def test_transports_keep_every_key_and_unknown_types_pass() -> None:
     assert manager.recognise("org.example.foreign") is None
 
 
-@pytest.mark.parametrize("raw", [{}, {"type": 7}, {"type": ""}, {"type": "org.example.here"}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"type": 7},
+        {"type": ""},
+        {"type": "org.example.here"},
+        {"type": "org.example.here", "url": "careless"},
+    ],
+)
 def test_malformed_transports_are_refused_with_every_problem(raw) -> None:
     manager = with_hook("rtcfoci_focus_types", lambda: [focus_type()])
     with pytest.raises(RemoteProtocolError) as told:

@@ -132,10 +132,10 @@ def _settle(options: argparse.Namespace) -> _Play:
     from rtcfoci.media.specs import check_folder
 
     foci = chosen_foci(options)
-    if not options.focus:
-        foci[0][1].setdefault("loopback", True)  # type: ignore[attr-defined]
     manager = current().manager or PluginManager.load()
     kind = manager.focus_type(foci[0][0])
+    if kind == manager.recognise("mesh"):  # also where loopback is the only interface
+        foci[0][1].setdefault("loopback", True)  # type: ignore[attr-defined]
     if not kind.capabilities.audio and not kind.capabilities.data:
         raise PluginError(f"{kind.type} carries neither media nor data", plugin=kind.type)
     _check_sabotage(options.sabotage)
