@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from aiortc import (
     RTCConfiguration,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRtpSender,
     RTCRtpTransceiver,
     RTCSessionDescription,
 )
@@ -43,6 +45,7 @@ from rtcfoci_mesh.engine import (
 )
 from rtcfoci_mesh.incoming import CallClock, audio_frame, media_ns, video_frame
 from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot, slot_for
+from rtcfoci_mesh.sound import SoundFeeds
 from rtcfoci_mesh.wire import MAX_LINES, MAX_SDP_BYTES, Lines
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ __all__ = ["AiortcEngine", "AiortcSession"]
 _CLOSE_S = 5.0
 _MAX_CHANNELS = 16
 """Data channels that a member may open beside the two that are agreed upon; nobody listens to them."""
+_OPUS = [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.name == "opus"]
 _log = logging.getLogger(__name__)
 
 
@@ -67,18 +71,20 @@ class AiortcEngine:
     def __init__(self) -> None:
         # The first certificate loads a library: now, and not while a member waits for an offer.
         RTCCertificate.generateCertificate()
+        self._feeds = SoundFeeds()
 
     def open(self, options: SessionOptions, events: SessionEvents) -> AiortcSession:
         """Begin a connection."""
         with _guarded("aiortc cannot open a connection"):
-            return AiortcSession(options, events)
+            return AiortcSession(options, events, self._feeds)
 
 
 class AiortcSession:
     """One aiortc connection: all media and data bundled on one transport."""
 
-    def __init__(self, options: SessionOptions, events: SessionEvents) -> None:
+    def __init__(self, options: SessionOptions, events: SessionEvents, feeds: SoundFeeds) -> None:
         self._events: SessionEvents | None = events
+        self._feeds = feeds
         self._slots: dict[RTCRtpTransceiver, AudioSlot | VideoSlot] = {}
         self._muted: set[TrackId] = set()
         self._readers: set[asyncio.Task[None]] = set()
@@ -122,7 +128,9 @@ class AiortcSession:
                 ours = sum(t.kind is kind for t in tracks)
                 have = sum(t.kind == kind.value for t in self._transceivers())
                 for _ in range(max(wanted, ours) - have):
-                    self._pc.addTransceiver(kind.value, direction="recvonly")
+                    added = self._pc.addTransceiver(kind.value, direction="recvonly")
+                    if kind is Kind.AUDIO:
+                        added.setCodecPreferences(_OPUS)
             self._place(tracks)
             for transceiver in self._transceivers():
                 fed = self._slots.get(transceiver)
@@ -144,7 +152,10 @@ class AiortcSession:
                 fed = self._slots.get(transceiver)
                 sending = fed is not None and fed.track_id is not None
                 transceiver.direction = "sendrecv" if sending else "recvonly"
-            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            description = await self._pc.createAnswer()
+            if not _begins_with_opus(description.sdp):
+                raise EngineError("the member's offer prefers sound that is not Opus")
+            await self._pc.setLocalDescription(description)
             return self._described()
 
     async def apply(self, sdp: str) -> None:
@@ -183,7 +194,7 @@ class AiortcSession:
                 held = self._slots.get(transceiver)
                 if transceiver.kind == track.kind.value and (held is None or not held.track_id):
                     if held is None:
-                        held = self._slots[transceiver] = slot_for(track.kind)
+                        held = self._slots[transceiver] = slot_for(track.kind, self._feeds)
                         transceiver.sender.replaceTrack(held)
                     held.feed(track, muted=track.track_id in self._muted)
                     break
@@ -354,6 +365,12 @@ class _Link:
     @property
     def totals(self) -> RTCTransportStats:
         return cast("RTCTransportStats", next(iter(self.dtls._get_stats().values())))
+
+
+def _begins_with_opus(sdp: str) -> bool:
+    """Whether Opus is what every section for sound is sent in: its first format."""
+    firsts = re.findall(r"^m=audio \S+ \S+ (\d+)", sdp, re.MULTILINE)
+    return all(re.search(rf"^a=rtpmap:{pt} opus/", sdp, re.MULTILINE) for pt in firsts)
 
 
 async def _swallow(data: bytes) -> None:

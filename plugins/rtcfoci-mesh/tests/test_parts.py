@@ -11,7 +11,7 @@ from typing import cast
 import av
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +21,12 @@ from rtcfoci_mesh.aiortc_engine import AiortcEngine
 from rtcfoci_mesh.backend import MeshBackend
 from rtcfoci_mesh.config import IceServer, MeshConfig, MeshTransport
 from rtcfoci_mesh.data import MAX_DATA_BYTES, AppData, Mute, Ping, Pong, pack, unpack
-from rtcfoci_mesh.engine import SessionEvents, SessionOptions
+from rtcfoci_mesh.engine import EngineError, SessionEvents, SessionOptions
 from rtcfoci_mesh.ice import IceServers, read_turn_server
 from rtcfoci_mesh.incoming import CallClock, audio_frame, video_frame
 from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot
 from rtcfoci_mesh.roster import Seat, read_seat, seated
+from rtcfoci_mesh.sound import SoundFeeds
 from rtcfoci_mesh.tracks import RemoteTracks
 from rtcfoci_mesh.wire import Lines, TrackInfo, check_sdp, read_signal
 
@@ -343,54 +344,150 @@ async def test_a_picture_survives_the_way_out_and_in() -> None:
     slot.stop()
 
 
+class Ear:
+    """A slot that is fed, and its packets decoded as aiortc's receiver does."""
+
+    def __init__(self, feeds: SoundFeeds | None = None, track: LocalTrack | None = None) -> None:
+        self.track = track or _track(Kind.AUDIO)
+        self.slot = AudioSlot(feeds or SoundFeeds())
+        self.slot.feed(self.track)
+        self._decoder = av.AudioCodecContext.create("libopus", "r")
+        self._decoder.sample_rate, self._decoder.format = 48_000, av.AudioFormat("s16")
+
+    def push(self, level: int = 8000, number: int = 0) -> None:
+        """Push 20 ms of a square wave."""
+        pcm = np.repeat([level, -level], 48).astype("<i2").tobytes() * 10
+        self.track.hub.push(AudioFrame(pcm=pcm, timestamp_ns=number * 20_000_000))
+
+    async def hear(self) -> tuple[int, int]:
+        """Give the timestamp of the next packet, and how loud it is."""
+        packet = await self.slot.recv()
+        assert packet.time_base == Fraction(1, 48_000)
+        assert packet.pts is not None
+        pts = packet.pts
+        (frame,) = self._decoder.decode(av.Packet(bytes(packet)))  # type: ignore[arg-type]
+        return pts, int(np.abs(frame.to_ndarray().astype(int)).max())
+
+
 async def test_sound_is_paced_and_gaps_are_silence() -> None:
-    slot, track = AudioSlot(), _track(Kind.AUDIO)
-    slot.feed(track)
-    loud = AudioFrame(pcm=b"\x10\x20" * 960, timestamp_ns=0)
-    track.hub.push(loud)
+    ear = Ear()
+    ear.push()
     loop = asyncio.get_running_loop()
     start_s = loop.time()
-    frames = [await slot.recv() for _ in range(6)]
+    heard = [await ear.hear() for _ in range(6)]
     assert loop.time() - start_s == pytest.approx(0.1, abs=0.05)
-    assert [f.pts for f in frames] == [0, 960, 1920, 2880, 3840, 4800]
-    assert [bytes(f.planes[0])[:2] for f in frames] == [b"\x10\x20"] + [b"\0\0"] * 5
-    slot.mute(True)
-    track.hub.push(loud)
+    first = heard[0][0]
+    assert [pts - first for pts, _ in heard] == [0, 960, 1920, 2880, 3840, 4800]
+    assert max(level for _, level in heard[:2]) > 4000
+    assert max(level for _, level in heard[3:]) < 400
+    ear.slot.mute(True)
+    ear.push()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slot.recv(), 0.4)
-    slot.mute(False)
-    track.hub.push(loud)
-    after = await slot.recv()
-    assert after.pts is not None
-    assert after.pts >= 4800 + 960 * 20  # timestamps measured the pause
-    assert after.pts % 960 == 0
-    for _ in range(20):
-        track.hub.push(loud)
-    assert slot.dropped == 15
-    slot.stop()
+        await asyncio.wait_for(ear.slot.recv(), 0.4)
+    ear.slot.mute(False)
+    ear.push()
+    after, _ = await ear.hear()
+    assert after - first >= 4800 + 960 * 20  # timestamps measured the pause
+    assert (after - first) % 960 == 0
+    ear.slot.feed(None)
+
+
+async def test_silence_ends_after_a_second() -> None:
+    ear = Ear()
+    ear.push()
+    for _ in range(45):
+        await asyncio.wait_for(ear.slot.recv(), 0.5)
+    await asyncio.sleep(0.5)
+    while ear.slot._packets:
+        await ear.slot.recv()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ear.slot.recv(), 0.5)
+    ear.slot.feed(None)
 
 
 async def test_what_waited_for_the_connection_is_not_late_for_good() -> None:
-    slot, track = AudioSlot(), _track(Kind.AUDIO)
-    slot.feed(track)
+    ear = Ear()
     for number in range(5):
-        track.hub.push(AudioFrame(pcm=bytes([number, 0]) * 960, timestamp_ns=number * 20_000_000))
-    assert [bytes((await slot.recv()).planes[0])[0] for _ in range(3)] == [3, 4, 0]
-    slot.stop()
+        ear.push(number=number)
+    levels = [(await ear.hear())[1] for _ in range(6)]
+    assert min(levels[1:2]) > 4000
+    assert max(levels[4:]) < 400
+    ear.slot.feed(None)
+
+
+async def test_a_track_is_encoded_once_for_all_members() -> None:
+    feeds = SoundFeeds()
+    one = Ear(feeds)
+    two = Ear(feeds, one.track)
+    one.push()
+    assert await one.slot.recv() is await two.slot.recv()
+    # One that mutes or goes takes nothing from the other; the last one stops the encoder.
+    one.slot.mute(True)
+    one.push()
+    await two.slot.recv()
+    assert not one.slot._packets
+    assert one.track.hub.wanted
+    two.slot.feed(None)
+    assert not one.track.hub.wanted
+    assert not feeds._feeds
+
+
+async def test_a_member_that_takes_no_packets_hears_the_newest() -> None:
+    feeds = SoundFeeds()
+    one = Ear(feeds)
+    two = Ear(feeds, one.track)
+    one.push()
+    heard = [(await one.hear())[0] for _ in range(12)]
+    assert (await two.hear())[0] >= heard[-5]
+    one.slot.feed(None)
+    two.slot.feed(None)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (24_000, 1), (16_000, 2)])
 async def test_sound_of_other_shapes_is_converted(rate: int, channels: int) -> None:
-    slot, track = AudioSlot(), _track(Kind.AUDIO)
+    ear = Ear()
+    wave = np.repeat([8000, -8000], rate // 1000)
+    pcm = np.repeat(np.tile(wave, 10), channels).astype("<i2").tobytes()
+    for number in range(4):
+        ear.track.hub.push(
+            AudioFrame(
+                pcm=pcm, timestamp_ns=number * 20_000_000, sample_rate=rate, channels=channels
+            )
+        )
+    assert max([(await ear.hear())[1] for _ in range(3)]) > 4000
+    ear.slot.feed(None)
+
+
+async def test_a_picture_taken_while_muting_is_not_sent() -> None:
+    slot, track = VideoSlot(), _track(Kind.VIDEO)
     slot.feed(track)
-    pcm = np.full(rate // 50 * channels, 4000, "<i2").tobytes()
-    for _ in range(4):
-        track.hub.push(AudioFrame(pcm=pcm, timestamp_ns=0, sample_rate=rate, channels=channels))
-    await slot.recv()
-    frame = await slot.recv()
-    assert (frame.samples, frame.sample_rate) == (960, 48_000)
-    assert abs(int(np.frombuffer(bytes(frame.planes[0]), "<i2")[480]) - 4000) < 400
-    slot.stop()
+    picture = VideoFrame(data=bytes(64 * 48 * 3 // 2), width=64, height=48, timestamp_ns=0)
+    track.hub.push(picture)
+    slot.mute(True)
+    slot._frames.append(picture)  # the source's thread was just at it
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slot.recv(), 0.1)
+    slot.mute(False)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slot.recv(), 0.1)
+    slot.feed(None)
+
+
+async def test_an_offer_that_prefers_other_sound_than_opus_is_refused() -> None:
+    offerer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    options = SessionOptions(ice_servers=(), loopback=True, gather_timeout_s=1.0)
+    session = AiortcEngine().open(options, cast("SessionEvents", object()))
+    try:
+        sound = offerer.addTransceiver("audio")
+        known = RTCRtpSender.getCapabilities("audio").codecs
+        sound.setCodecPreferences(sorted(known, key=lambda codec: codec.name != "PCMU"))
+        offerer.createDataChannel("x", negotiated=True, id=0)
+        offer = await offerer.createOffer()
+        with pytest.raises(EngineError, match="not Opus"):
+            await session.answer(offer.sdp, ())
+    finally:
+        await session.close()
+        await offerer.close()
 
 
 def test_the_test_configuration_never_leaves_the_machine() -> None:
