@@ -1,8 +1,9 @@
 """Change one core module in every small way and see whether its tests notice; resumable.
 
-Run by `tox run -e mutation -- rtcfoci/core/selection.py [TESTS...]`; tests default to those of the
-module's folder. Works on a copy, and keeps its session by module, so that an interrupted run goes on where
-it stopped and a changed module starts anew. Exits with 1 when a mutant survives.
+Run by `tox run -e mutation -- rtcfoci/core/selection.py [TESTS...]`; tests default to the nearest folder of
+the module's path that has any. Works on a copy, and keeps its session by what is in it, so that an
+interrupted run goes on where it stopped, and a change of package or tests starts anew. Exits with 1 when
+a mutant survives.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".tox" / "mutation-sessions"
+PARTS = ("rtcfoci", "tests", "docs")
+"""What the copy holds: tests read the documentation, too."""
 CONFIG = """
 [cosmic-ray]
 module-path = {module}
@@ -45,20 +48,37 @@ def cosmic_ray(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+def nearest_tests(module: str) -> str:
+    """Find the folder that mirrors the module's, or the next above it that is there."""
+    folder = Path("tests", *Path(module).parts[1:-1])
+    while not (ROOT / folder).is_dir():
+        folder = folder.parent
+    return str(folder)
+
+
+def fingerprint(asked: list[str]) -> str:
+    """Tell apart what was asked for, and of which package and tests."""
+    digest = hashlib.sha256(" ".join(asked).encode())
+    for path in sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py")):
+        digest.update(f"\n{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def main() -> None:
     """Mutate, test, and list the survivors."""
     if len(sys.argv) < 2:
         sys.exit("which module? tox run -e mutation -- rtcfoci/core/selection.py")
     module, *tests = sys.argv[1:]
-    tests = tests or ["/".join(["tests", *Path(module).parts[1:-1]])]
+    tests = tests or [nearest_tests(module)]
     source = (ROOT / module).read_bytes()
-    name = f"{Path(module).stem}-{hashlib.sha256(source).hexdigest()[:12]}"
+    name = f"{Path(module).stem}-{fingerprint([module, *tests])}"
     copy, session = WORK / name, WORK / f"{name}.sqlite"
     if not session.exists():
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir(parents=True)
-        for part in ("rtcfoci", "tests"):
-            shutil.copytree(ROOT / part, copy / part)
+        for part in PARTS:
+            unwanted = shutil.ignore_patterns("_build", "__pycache__")
+            shutil.copytree(ROOT / part, copy / part, ignore=unwanted)
         shutil.copy(ROOT / "pyproject.toml", copy)
         command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {' '.join(tests)}"
         (copy / "mutation.toml").write_text(

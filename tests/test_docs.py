@@ -13,13 +13,18 @@ from types import ModuleType
 import pytest
 
 from rtcfoci.core.conditions import KINDS
-from rtcfoci.plugin import hookspecs
+from rtcfoci.plugin import backend, builtin, hookspecs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 FENCE = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-STEPS = ["tutorial/first-call.md", "tutorial/write-a-backend.md", "how-to/test-your-app.md"]
+STEPS = [
+    "tutorial/first-call.md",
+    "tutorial/write-a-backend.md",
+    "how-to/send-hear-record.md",
+    "how-to/test-your-app.md",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,18 @@ def generated() -> Iterator[ModuleType]:
     sys.path.remove(str(DOCS / "_ext"))
 
 
+@pytest.fixture(scope="module")
+def expanded(generated: ModuleType) -> dict[Path, str]:
+    """Give every page as the build reads it."""
+    return {page: generated.expand(page.read_text()) for page in PAGES}
+
+
+def the_bot() -> str:
+    """Give the program that the first tutorial writes."""
+    found = fences(DOCS / "tutorial/first-call.md")
+    return next(fence.code for fence in found if fence.options.get("caption") == "echo.py")
+
+
 def _readme_commands() -> list[str]:
     return [fence.body.strip() for fence in fences(ROOT / "README.md") if fence.info == "sh"]
 
@@ -59,6 +76,82 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert test in script
     assert test.endswith("tox run")
     assert demo == f"{test} -e demo"
+
+
+def test_the_readmes_example_is_the_bot_of_the_tutorial() -> None:
+    (example,) = [fence for fence in fences(ROOT / "README.md") if fence.info == "python"]
+    bot = {line.strip() for line in the_bot().splitlines()}
+    assert not [line for line in example.body.splitlines() if line.strip() not in bot]
+
+
+def links(page: Path) -> set[Path]:
+    """Files that a reader of the page itself, built or not, can click on."""
+    targets = re.findall(r"\[[^\]]+\]\(([\w./-]+)[^)]*\)", page.read_text())
+    return {(page.parent / target).resolve() for target in targets}
+
+
+def test_every_page_is_two_clicks_from_the_readme() -> None:
+    one = {page for page in links(ROOT / "README.md") if page.suffix == ".md"}
+    two = one.union(*map(links, one))
+    assert [page for page in PAGES if page not in two and page.parent.name != "changelog.d"] == []
+
+
+def options_of(command: list[str]) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "rtcfoci.cli.main", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {*re.findall(r"--[\w-]+", done.stdout), "--json", "--debug", "--plugin"}
+
+
+def commands_in(page: Path) -> Iterator[str]:
+    """Every use of `rtcfoci` that a page shows, in a fence or between backticks."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = [line for fence in FENCE.finditer(text) for line in fence["body"].splitlines()]
+    for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
+        found = re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*rtcfoci (.*)", line)
+        if found:
+            yield found[1]
+
+
+def test_commands_in_the_documentation_exist_with_their_options() -> None:
+    ours = {command.name for command in builtin.rtcfoci_cli_commands()}
+    seen, wrong = set[str](), []
+    options = {name: options_of([name]) for name in ours}
+    options["slot"] |= options_of(["slot", "open"])
+    for page in [ROOT / "README.md", *ROOT.glob("plugins/*/README.md"), *PAGES]:
+        for line in commands_in(page):
+            name = line.split()[0]
+            if name == "relay" or name.startswith("-") or name.isupper():
+                continue
+            seen.add(name)
+            given = re.findall(r"(?<!\S)--[\w-]+", line.split(" --with ")[0])
+            if name not in ours or not options[name].issuperset(given):
+                wrong.append(f"{page.name}: rtcfoci {line}")
+    assert wrong == []
+    assert seen == ours
+
+
+def test_every_variable_of_the_environment_is_documented() -> None:
+    page = (DOCS / "reference/config.md").read_text()
+    sources = [*ROOT.glob("rtcfoci/**/*.py"), *ROOT.glob("plugins/*/rtcfoci_*/**/*.py")]
+    used = {name for path in sources for name in re.findall(r"RTCFOCI_[A-Z]+\w*", path.read_text())}
+    assert used
+    assert {name for name in used if f"`{name}`" not in page} == set()
+
+
+def test_the_sketches_go_through_the_contract_method_by_method() -> None:
+    page = (DOCS / "explanation/backends.md").read_text()
+    methods = {
+        name
+        for part in (backend.Backend, backend.Connection)
+        for name, value in vars(part).items()
+        if (callable(value) or isinstance(value, property)) and not name.startswith("__")
+    }
+    assert {"connect", "publish", "_close"} <= methods
+    assert {name for name in methods if f"`{name}`" not in page} == set()
 
 
 def test_every_hook_has_a_heading_with_its_signature_and_words() -> None:
@@ -74,16 +167,27 @@ def test_every_hook_has_a_heading_with_its_signature_and_words() -> None:
 
 
 @pytest.mark.docs
-def test_the_conditions_page_lists_every_kind(generated: ModuleType) -> None:
-    page = generated.expand((DOCS / "reference/conditions.md").read_text())
+def test_the_conditions_page_lists_every_kind(expanded: dict[Path, str]) -> None:
+    page = expanded[DOCS / "reference/conditions.md"]
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == sorted(KINDS)
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
-def test_every_mark_of_a_page_is_filled(page: Path, generated: ModuleType) -> None:
-    left = generated.MARK.findall(generated.expand(page.read_text()))
-    assert left == []
+def test_every_mark_of_a_page_is_filled(
+    page: Path, generated: ModuleType, expanded: dict[Path, str]
+) -> None:
+    assert generated.MARK.findall(expanded[page]) == []
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize(
+    "module", ["rtcfoci", "rtcfoci.plugin", "rtcfoci.testing", "rtcfoci.errors"]
+)
+def test_every_public_name_is_documented(module: str, expanded: dict[Path, str]) -> None:
+    text = "\n".join(expanded.values())
+    names = importlib.import_module(module).__all__
+    assert [name for name in names if not re.search(rf"`[^`]*\b{name}\b[^`]*`", text)] == []
 
 
 @pytest.mark.docs
