@@ -20,16 +20,20 @@ KEY = "devkey"
 PACKAGE = Path("node_modules/@element-hq/element-call-embedded/dist")
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+def free_ports(*kinds):
+    """Find ports that are free now, held all at once so that they differ."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
+        for sock in found:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in found]
 
 
 @contextlib.asynccontextmanager
 async def livekit(folder):
     """Run a LiveKit server on loopback; give its port and the secret of its only key."""
-    port, rtc_port, secret = free_port(), free_port(), secrets.token_hex(32)
+    tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    (port, rtc_tcp_port, rtc_udp_port), secret = free_ports(tcp, tcp, udp), secrets.token_hex(32)
     config = {
         "port": port,
         "bind_addresses": ["127.0.0.1"],
@@ -37,8 +41,8 @@ async def livekit(folder):
             "node_ip": "127.0.0.1",
             "enable_loopback_candidate": True,
             "use_external_ip": False,
-            "udp_port": rtc_port,
-            "tcp_port": free_port(),
+            "udp_port": rtc_udp_port,
+            "tcp_port": rtc_tcp_port,
             "interfaces": {"includes": ["lo"]},
             "stun_servers": ["127.0.0.1:9"],  # an empty list would mean public ones
         },

@@ -25,8 +25,11 @@ def pictures_since(seen, before):
 
 
 @contextlib.asynccontextmanager
-async def pages_in_call(synapse, callers, room_id, folder, mode=COMPATIBILITY):
-    """Open a browser for each caller; give them all in one call, each showing all."""
+async def pages_in_call(synapse, callers, room_id, folder, mode=COMPATIBILITY, others=0):
+    """Open a browser for each caller; give them all in one call, each showing all.
+
+    :param others: how many are in the call already, without pictures.
+    """
     async with contextlib.AsyncExitStack() as stack:
         site = await stack.enter_async_context(deployment(synapse, folder))
         pages = [
@@ -34,7 +37,7 @@ async def pages_in_call(synapse, callers, room_id, folder, mode=COMPATIBILITY):
             for caller in callers
         ]
         for page in pages:
-            await page.until(in_call(len(pages)), "in the call with all tiles")
+            await page.until(in_call(len(pages) + others), "in the call with all tiles")
             await page.until(
                 lambda s: len(s["frames"]) == len(pages) and min(s["frames"].values()) > 10,
                 "shows everybody's picture",
@@ -80,6 +83,7 @@ async def test_the_call_goes_on(synapse, new_user, tmp_path, encrypted, options,
             members, earlier = by_user(seen), by_user(then)
             assert {user: members[user] for user in earlier} == earlier
             assert [t["type"] for t in members[ours.user_id]["transports"]] == ["rtcfoci.mesh"]
+            assert any(mesh.name in tile for tile in seen["tiles"]), seen["tiles"]
             # Every caller's picture, its own and the other's through LiveKit, goes on.
             moved = pictures_since(seen, joined)
             assert len(moved) == people
@@ -94,6 +98,37 @@ async def test_the_call_goes_on(synapse, new_user, tmp_path, encrypted, options,
             assert by_user(after) == by_user(then)
             assert after["troubles"] == []
             await page.ask("picture", path=str(tmp_path / f"after-{number}.png"))
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["clear-sticky", "encrypted"])
+async def test_it_comes_into_a_call_that_ours_began(synapse, new_user, tmp_path, encrypted):
+    """Ours is the oldest member then, after whose transport some clients choose theirs."""
+    caller, ours = await new_user("caller"), await new_user("ours")
+    room_id = await synapse.create_room(caller.access_token, encrypted=encrypted)
+    await synapse.join_room(ours.access_token, room_id)
+    async with cast() as started:
+        mesh = await Participant.start(
+            synapse, ours, room_id, tmp_path / "ours", "--source", "tone"
+        )
+        started.append(mesh)
+        await mesh.until(lambda: mesh.events("Status"), "is in the call", 40)
+        async with pages_in_call(synapse, [caller], room_id, tmp_path, others=1) as (page,):
+            before = await page.ask("look")
+            await asyncio.sleep(5)  # time to connect, give up or break
+            seen = await page.ask("look")
+            assert in_call(2)(seen), seen
+            members = by_user(seen)
+            assert seen["members"][0]["userId"] == ours.user_id, "ours is not the oldest"
+            assert [t["type"] for t in members[ours.user_id]["transports"]] == ["rtcfoci.mesh"]
+            assert [t["type"] for t in members[caller.user_id]["transports"]] == ["livekit"]
+            assert min(pictures_since(seen, before).values()) > 10
+            assert await mesh.stop() == 0
+            after = await page.until(in_call(1), "ours has left")
+            assert by_user(after)[caller.user_id] == members[caller.user_id]
+            assert after["troubles"] == []
+            await page.until(
+                lambda s: min(pictures_since(s, after).values()) > 10, "its picture goes on"
+            )
 
 
 async def test_the_shape_that_we_never_write_ends_the_call(synapse, new_user, tmp_path):

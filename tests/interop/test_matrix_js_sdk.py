@@ -91,3 +91,37 @@ async def test_the_sdk_lists_both_members(
         assert (await calling.ask("look"))["joined"]
         assert (await calling.ask("leave"))["left"]
         await watching.until(lambda s: s["members"] == [], "the caller has left")
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "options"),
+    [(False, ()), (False, ("--dialect", "D3")), (True, ())],
+    ids=["clear-sticky", "clear-state", "encrypted"],
+)
+async def test_the_sdk_joins_a_session_that_ours_began(
+    synapse, new_user, modules, tmp_path, encrypted, options
+):
+    """Ours is the oldest member then, after whose transport some clients choose theirs."""
+    caller, ours = await new_user("caller"), await new_user("ours")
+    room_id = await synapse.create_room(caller.access_token, encrypted=encrypted)
+    await synapse.join_room(ours.access_token, room_id)
+    transport = {**SFU, "livekit_alias": room_id}
+    async with (
+        cast() as started,
+        sdk_client(modules, synapse, caller, room_id, tmp_path) as calling,
+    ):
+        mesh = await Participant.start(
+            synapse, ours, room_id, tmp_path / "ours", "--source", "tone", *options
+        )
+        started.append(mesh)
+        await calling.until(lambda s: len(s["members"]) == 1, "ours is in")
+        await calling.ask("join", transport=transport)
+        seen = await calling.until(lambda s: len(s["members"]) == 2, "the caller is in too")
+        assert [m["userId"] for m in seen["members"]] == [ours.user_id, caller.user_id]
+        assert by_user(seen)[caller.user_id]["used"] == transport
+        assert await mesh.stop() == 0
+        seen = await calling.until(lambda s: len(s["members"]) == 1, "ours has left")
+        assert by_user(seen)[caller.user_id]["used"] == transport
+        assert seen["joined"]
+        assert seen["troubles"] == []
+        assert (await calling.ask("leave"))["left"]

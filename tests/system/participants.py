@@ -48,12 +48,16 @@ class Participant:
             with contextlib.suppress(ValueError):
                 self.records.append((time.monotonic(), json.loads(line)))
 
-    def events(self, event, **fields):
+    def timed(self, event, **fields):
+        """Pairs of when a line came (monotonic seconds) and the line itself."""
         return [
-            record
-            for _, record in self.records
+            (at_s, record)
+            for at_s, record in self.records
             if record.get("event") == event and all(record.get(k) == v for k, v in fields.items())
         ]
+
+    def events(self, event, **fields):
+        return [record for _, record in self.timed(event, **fields)]
 
     @property
     def status(self):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,10 +60,14 @@ def processes_naming(folder):
 
 
 def test_three_processes_hear_and_see_each_other_in_both_rooms(tmp_path):
+    # What is promised of two cores holds where nothing else needs them.
+    limit_s = 60 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 120
     done = demo("--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("passed after "), lines
+    passed = re.fullmatch(r"passed after (\d+) s", lines[-1])
+    assert passed, lines
+    assert int(passed[1]) < limit_s
     for room in ("encrypted", "clear"):
         for receiver, sender in PAIRS:
             (line,) = [x for x in lines if x.startswith(f"ok   {room}: {receiver} <- {sender}: ")]
@@ -93,6 +98,8 @@ def test_one_distorted_picture_is_named_at_every_receiver(tmp_path):
     done = demo("--json", "--rooms", "clear", "--sabotage", "distort:bob", "--out", tmp_path)
     assert done.returncode == 1, done.stderr
     assert failures(done) == {("ann <- bob", "video"), ("cem <- bob", "video")}
+    assert "FAIL clear: ann <- bob: " in done.stderr
+    assert "FAIL clear: cem <- bob: " in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

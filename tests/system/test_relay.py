@@ -13,6 +13,7 @@ import pytest
 import rtcfoci
 from rtcfoci.errors import BackendError, SelectionError
 from rtcfoci.matrix.connect import connect
+from tests.system.history import is_leave, memberships, slot_id
 from tests.system.participants import Participant, cast
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -51,11 +52,16 @@ class Relay:
 @pytest.fixture
 async def relay(synapse):
     found = Relay(synapse.base_url)
-    await found.start()
-    yield found
-    if found.process.returncode is None:
-        found.process.send_signal(signal.SIGINT)
-        assert await found.process.wait() == 130
+    try:
+        await found.start()
+        yield found
+        if found.process.returncode is None:
+            found.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                assert await found.process.wait() == 130
+    finally:
+        if found.process.returncode is None:
+            await found.kill()
 
 
 @pytest.fixture
@@ -103,6 +109,9 @@ async def test_two_processes_play_without_gaps(synapse, people, relay, tmp_path)
         ann, bob = await play(synapse, people, room_id, tmp_path, relay, started)
         for participant in (ann, bob):
             assert await participant.stop() == 0
+    events = await memberships(synapse, people[0].access_token, room_id)
+    assert {e["sender"] for e in events} == {person.user_id for person in people}
+    assert {slot_id(e) for e in events if not is_leave(e)} == {f"{GAME}#ROOM"}
     for one, other in ((ann, people[1]), (bob, people[0])):
         numbers = heard(tmp_path, one, other)
         assert len(numbers) >= 15
