@@ -65,7 +65,7 @@ class RoomUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToDevice:
-    """A to-device message, delivered at least once: it is kept until `MatrixClient.ack`."""
+    """A to-device message, delivered at least once: kept until `MatrixClient.ack`, an hour at most."""
 
     id: int
     type: str

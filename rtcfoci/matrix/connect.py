@@ -39,8 +39,7 @@ async def resolve_homeserver(
     given = name_or_url.strip().rstrip("/")
     is_url = "://" in given
     url = given if is_url else f"https://{given}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
+    if not _is_base_url(url):
         raise ClientError(
             f"{name_or_url!r} is no homeserver.",
             status=0,
@@ -54,6 +53,7 @@ async def resolve_homeserver(
                 return url
         except UnreachableError as error:
             silence = error
+    parts = urlsplit(url)
     found = await _well_known(f"{parts.scheme}://{parts.netloc}", requester)
     if found is None and silence is not None:
         raise silence
@@ -290,7 +290,20 @@ async def _well_known(origin: str, requester: RequesterFactory) -> str | None:
     body = answer.body if answer.status == 200 and isinstance(answer.body, dict) else {}
     section = body.get("m.homeserver")
     url = section.get("base_url") if isinstance(section, dict) else None
-    return url.rstrip("/") if isinstance(url, str) and urlsplit(url).netloc else None
+    return url.rstrip("/") if isinstance(url, str) and _is_base_url(url) else None
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not parts.query
+        )
+    except ValueError:  # brackets or a port that are none
+        return False
 
 
 def _strange(name: str) -> ClientError:

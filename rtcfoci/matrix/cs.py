@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Protocol
 from urllib.parse import quote
 from uuid import uuid4
@@ -157,10 +158,10 @@ class CsClient:
         :param wait: whether to wait out rate limits.
         :param secret: cut out of whatever the server says.
         """
-        if self._closed:
-            raise UnreachableError("The client is closed.", why=f"It was asked to {what}.")
         waited_s = 0.0
         while True:
+            if self._closed:
+                raise UnreachableError("The client is closed.", why=f"It was asked to {what}.")
             try:
                 answer = await self._requester.request(
                     method, path, query or {}, body, self._token, timeout_s=timeout_s
@@ -331,7 +332,8 @@ class CsClient:
         await self.call("pass a message to a device", "PUT", path, body=body)
 
     async def ack(self, message: ToDevice) -> None:
-        self.store.remove(message.id)
+        if not self._closed:  # a reader may still be at what was queued; it comes again next time
+            self.store.remove(message.id)
 
     # --- updates --------------------------------------------------------------------------------
 
@@ -374,13 +376,15 @@ class CsClient:
             return
         self._closed = True
         self.feed.end()
-        if self._sync is not None:
-            self._sync.cancel()
-            await asyncio.gather(self._sync, return_exceptions=True)
-        if self.encrypter is not None:
-            await self.encrypter.aclose()
-        await self._requester.aclose()
-        self.store.close()
+        # In this order and each, even if we are cancelled: an open store would keep its lock.
+        async with AsyncExitStack() as rest:
+            rest.callback(self.store.close)
+            rest.push_async_callback(self._requester.aclose)
+            if self.encrypter is not None:
+                rest.push_async_callback(self.encrypter.aclose)
+            if self._sync is not None:
+                self._sync.cancel()
+                await asyncio.gather(self._sync, return_exceptions=True)
 
 
 def _state_path(room_id: str, event_type: str, state_key: str) -> str:

@@ -105,18 +105,14 @@ class SyncLoop:
         while True:
             wait_s: float
             try:
-                await self._turn()
-                self._feed.connectivity(True)
-                backoff_s = FIRST_BACKOFF_S
+                if await self._turn():
+                    self._feed.connectivity(True)
+                    backoff_s = FIRST_BACKOFF_S
                 continue
             except ClientError as error:
                 if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
                     self._feed.end(Connectivity(online=False, cause=error.why, token_revoked=True))
                     return
-                if error.status == 400 and self._store.next_batch is not None:
-                    # A homeserver restored from a backup does not know our place any more.
-                    self._store.forget_place()
-                    self._feed.reset()
                 limited = error.status == 429
                 wait_s = backoff_s
                 if error.retry_after_ms is not None:
@@ -130,7 +126,8 @@ class SyncLoop:
             await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
             backoff_s = min(backoff_s * 1.6, MAX_BACKOFF_S)
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> bool:
+        """Sync once; False when a reader who wants to start has come in between."""
         if self._store.next_batch is None:
             # Only a place to start from, and waiting messages: rooms come as first updates.
             body = await self._poll(self._query(0, []), timeout_s=60.0)
@@ -141,11 +138,19 @@ class SyncLoop:
                 except BaseException:
                     self._feed.wanted.set()
                     raise
-            answer = await self._interruptible_poll()
+            try:
+                answer = await self._interruptible_poll()
+            except ClientError as error:
+                if error.status == 400:
+                    # A homeserver restored from a backup does not know our place any more.
+                    self._store.forget_place()
+                    self._feed.reset()
+                raise
             if answer is None:
-                return
+                return False
             body = answer
         self._take(read_sync(body, self._wall_ts_ms()))
+        return True
 
     async def _interruptible_poll(self) -> dict[str, object] | None:
         # While we do not know whether the server is back we do not want to find out after 30 s.
@@ -170,13 +175,19 @@ class SyncLoop:
                 why="Something between us and the homeserver answers in its place, or it is faulty.",
                 do="Check the homeserver's address.",
             )
-        if self._decrypter is None:
-            messages = self._store.commit(batch.next_batch, clear_arrivals(batch.to_device))
-        else:
-            messages = self._decrypter.receive(batch, self._store)
-        for message in messages:
-            self._feed.message(message)
-        self._feed.rooms_synced(batch.rooms)
+        try:
+            if self._decrypter is None:
+                messages = self._store.commit(batch.next_batch, clear_arrivals(batch.to_device))
+            else:
+                messages = self._decrypter.receive(batch, self._store)
+            for message in messages:
+                self._feed.message(message)
+            self._feed.rooms_synced(batch.rooms)
+        except Exception:
+            if self._store.next_batch == batch.next_batch:
+                # Kept, but perhaps not handed out: readers start again and find it there.
+                self._feed.reset()
+            raise
 
     def _query(self, wait_ms: int, rooms: list[str]) -> dict[str, str]:
         # Servers share and keep answers to equal requests (Synapse: two minutes). The odd milliseconds

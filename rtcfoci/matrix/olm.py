@@ -28,7 +28,7 @@ from rtcfoci.errors import ClientError, UsageError
 from rtcfoci.matrix.client import ToDevice
 from rtcfoci.matrix.loop import CRYPTO_TYPES, clear_arrivals
 from rtcfoci.matrix.store import Arrival, DeviceStore, OlmProof
-from rtcfoci.matrix.sync import SyncBatch
+from rtcfoci.matrix.sync import SyncBatch, is_content, is_text
 
 if TYPE_CHECKING:
     from nio.crypto import OlmDevice, Session
@@ -169,6 +169,9 @@ class OlmMachine:
 
     def receive(self, batch: SyncBatch, store: DeviceStore) -> list[ToDevice]:
         """Decrypt and commit the messages of one sync, in order; give back what can be delivered now."""
+        if store.next_batch is None:
+            # A sync from the very beginning does not say whose keys changed since the last.
+            self._fresh.clear()
         self.note(batch)
         with self.transaction():
             arrivals: list[Arrival] = []
@@ -207,7 +210,8 @@ class OlmMachine:
         try:
             decrypted = self._olm.handle_to_device_event(event)
         except Exception as error:  # whatever a stranger's bytes do to the libraries below
-            _log.warning("An olm message of %s is unusable: %s", event.sender, type(error).__name__)
+            kind = type(error).__name__
+            _log.warning("An olm message of %.80r is unusable: %s", event.sender, kind)
             decrypted = None
         if decrypted is None and not self._arrived:
             self.undecryptable += 1
@@ -238,12 +242,12 @@ class OlmMachine:
         kind, content = payload["type"], payload["content"]
         if not isinstance(kind, str) or kind.startswith(CRYPTO_TYPES):
             return self._original(sender, sender_key, payload)
-        if isinstance(content, dict):
+        if is_text(kind) and is_content(content):
             ed25519, claimed = _dig(payload, "keys").get("ed25519"), payload.get("sender_device")
             proof = OlmProof(
                 sender_key=sender_key,
-                ed25519=ed25519 if isinstance(ed25519, str) else "",
-                device_id=claimed if isinstance(claimed, str) else None,
+                ed25519=ed25519 if is_text(ed25519) else "",
+                device_id=claimed if is_text(claimed) else None,
             )
             self._arrived.append(Arrival(kind, sender, content, proof))
         return None
@@ -269,7 +273,7 @@ class OlmMachine:
         self.refused += 1
         self._client.store.remove(id)
         named = proof.device_id or "no device"
-        _log.warning("Refused a message of %s: its keys are not those of %s.", sender, named)
+        _log.warning("Refused a message of %.80r: its keys are not those of %.80r.", sender, named)
 
     async def _ask(self, sender: str) -> None:
         loop = asyncio.get_running_loop()
@@ -356,15 +360,16 @@ class OlmMachine:
             f"{_V3}/keys/query",
             body={"device_keys": {user_id: []}, "timeout": _FEDERATION_WAIT_MS},
         )
-        server = user_id.partition(":")[2]
-        if server in _dig(answer, "failures"):
+        server, devices = user_id.partition(":")[2], _dig(answer, "device_keys", user_id)
+        # Synapse counts a server as failed, and gives its users' keys all the same, when it is just then
+        # fetching them for itself.
+        if not devices and server in _dig(answer, "failures"):
             raise ClientError(
                 f"The keys of {user_id} are not to be had.",
                 status=504,
                 why=f"{server} does not answer our homeserver.",
                 do="Try again when that homeserver is back.",
             )
-        devices = _dig(answer, "device_keys", user_id)
         self._handle(KeysQueryResponse({user_id: dict(devices)}, {}))
         if change == self._changes.get(user_id, 0):
             self._fresh.add(user_id)

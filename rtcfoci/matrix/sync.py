@@ -11,14 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 from rtcfoci.core.model import JsonObject, RoomEvent
 
-__all__ = ["RawToDevice", "RoomBatch", "SyncBatch", "read_event", "read_sync"]
+__all__ = [
+    "RawToDevice",
+    "RoomBatch",
+    "SyncBatch",
+    "is_content",
+    "is_text",
+    "read_event",
+    "read_sync",
+]
 
 MAX_JSON_INT = 2**53 - 1
 """The largest integer of canonical JSON; anything beyond is hostile."""
+
+MAX_DEPTH = 100
+"""No Matrix content is nested deeper; whatever walks or writes it must not run out of stack."""
 
 RoomMembership: TypeAlias = Literal["join", "leave", "invite"]
 
@@ -64,17 +75,47 @@ class SyncBatch:
     """Events left out because nothing can be made of them."""
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell text from everything else; JSON can hold halves of characters, which no file or database takes."""
+    if not isinstance(value, str):
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_content(value: object) -> TypeGuard[JsonObject]:
+    """Tell an object that can be walked from everything else."""
+    if not isinstance(value, dict):
+        return False
+    level: list[dict[object, object] | list[object]] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
+
+
 def read_event(raw: object, received_ts_ms: int) -> RoomEvent | None:
     """Read one room event; None when a required field is missing or of the wrong type."""
     event = _object(raw)
     kind, sender, event_id = event.get("type"), event.get("sender"), event.get("event_id")
     content, stamp = event.get("content"), _integer(event.get("origin_server_ts"))
     state_key = event.get("state_key")
-    if not (isinstance(kind, str) and isinstance(sender, str) and isinstance(event_id, str)):
+    if not (is_text(kind) and is_text(sender) and is_text(event_id)):
         return None
-    if not isinstance(content, dict) or stamp is None:
+    if not is_content(content) or stamp is None:
         return None
-    if state_key is not None and not isinstance(state_key, str):
+    if state_key is not None and not is_text(state_key):
         return None
     unsigned = _object(event.get("unsigned"))
     sticky = _object(event.get("sticky", event.get("msc4354_sticky")))
@@ -112,7 +153,7 @@ def read_sync(raw: object, received_ts_ms: int) -> SyncBatch:
     for item in _list(_object(body.get("to_device")).get("events")):
         event = _object(item)
         kind, sender, content = event.get("type"), event.get("sender"), event.get("content")
-        if isinstance(kind, str) and isinstance(sender, str) and isinstance(content, dict):
+        if is_text(kind) and is_text(sender) and is_content(content):
             to_device.append(RawToDevice(kind, sender, content))
         else:
             reader.malformed += 1
@@ -128,7 +169,7 @@ def read_sync(raw: object, received_ts_ms: int) -> SyncBatch:
     # The specification lets a server leave out a count of zero.
     left = None if counts is None else _integer(_object(counts).get("signed_curve25519", 0))
     return SyncBatch(
-        next_batch=next_batch if isinstance(next_batch, str) and next_batch else None,
+        next_batch=next_batch if is_text(next_batch) and next_batch else None,
         rooms=tuple(batches),
         to_device=tuple(to_device),
         devices_changed=tuple(changed),

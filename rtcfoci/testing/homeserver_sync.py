@@ -137,7 +137,9 @@ class Syncs:
             per_room.setdefault(event.room_id, []).append(event)
         for room in joined:
             if start.events and room.membership_at(device.user_id, start.events) != "join":
-                per_room[room.room_id] = room.sticky(0, now_ts_ms)
+                # All that are left, but as in Synapse no further than the page above went.
+                left = room.sticky(0, now_ts_ms)
+                per_room[room.room_id] = [event for event in left if event.position <= read]
         return per_room, read
 
     def _room(

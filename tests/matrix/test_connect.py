@@ -106,6 +106,14 @@ async def test_it_is_found(given, answers, found):
             "not as",
         ),
         ("ftp://hs.org", {}, ClientError, "neither a server name"),
+        ("http://[", {}, ClientError, "neither a server name"),
+        ("hs.org:port", {}, ClientError, "neither a server name"),
+        (
+            "org.org",
+            {("https://org.org", WELL_KNOWN): points_to("https://[")},
+            ClientError,
+            "not as",
+        ),
         ("", {}, ClientError, "neither a server name"),
     ],
 )
@@ -165,16 +173,19 @@ def http(status, body, *headers):
         (http(200, b"5"), "not JSON"),
         (http(200, b"[" * 100_000), "not JSON"),
         (http(200, b"{}")[:-1], ""),
+        (b"HTTP/1.1 two hundred\r\n\r\n", "the answer is not HTTP"),
     ],
 )
 async def test_whatever_answers_maps_to_unreachable(answer, why):
     server, url, _ = await serve(answer)
     async with server, AiohttpRequester(url) as bottom:
         with pytest.raises(UnreachableError) as error:
-            await bottom.request("GET", "/x", {}, None, "syt_secret", timeout_s=0.3)
+            await bottom.request("GET", "/syd_secret", {}, None, "syt_secret", timeout_s=0.3)
     assert why in error.value.why
     assert url in error.value.what
-    assert "syt_secret" not in str(error.value) + repr(error.value.__cause__)
+    told = str(error.value) + repr(error.value.__cause__)
+    assert "syt_secret" not in told
+    assert "syd_secret" not in told
     assert error.value.__context__ is None or error.value.__suppress_context__
 
 
@@ -202,6 +213,22 @@ async def test_an_answer_is_passed_on_and_redirects_are_not_followed():
         assert "authorization: bearer tok" in head.lower()
         if answer.status == 429:
             assert answer.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+async def test_what_somebody_nests_too_deep_does_not_take_the_rest_with_it(size):
+    # 20,000 levels are more than any Python reads; a to-device message of 64 KiB can hold them.
+    deep = b'{"a":' * 10_000 + b"[" * 10_000 + b"]" * 10_000 + b"}" * 10_000
+    raw = b'{"s":"\\"]]}}[","deep":[1,%b,2],"n":[[3]],"rest":"%b"}' % (deep, b"x" * size)
+    server, url, _ = await serve(http(200, raw))
+    async with server, AiohttpRequester(url) as bottom:
+        answer = await bottom.request("GET", "/x", {}, None, None, timeout_s=5)
+    assert (answer.body["s"], answer.body["n"], len(answer.body["rest"])) == (
+        '"]]}}[',
+        [[3]],
+        size,
+    )
+    assert answer.body["deep"][::2] == [1, 2]
 
 
 async def test_an_address_that_is_none_is_said():

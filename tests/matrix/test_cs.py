@@ -13,6 +13,7 @@ from rtcfoci.matrix.answers import refused, retry_after_ms
 from rtcfoci.matrix.client import MatrixClient
 from rtcfoci.matrix.cs import CsClient
 from rtcfoci.matrix.http import Response
+from rtcfoci.matrix.store import Arrival, DeviceStore
 
 DELAYED = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 
@@ -268,6 +269,73 @@ async def test_a_closed_client_says_so():
     with pytest.raises(UnreachableError, match="closed"):
         await one.openid_token()
     assert [update async for update in one.updates("!r")] == []
+
+
+async def test_what_was_queued_when_the_client_was_closed_can_be_acknowledged(tmp_path):
+    one = client(Script())
+    one.store.close()
+    one.store = DeviceStore.open(tmp_path)
+    (message,) = one.store.commit("s1", [Arrival("x.test", "@a:b", {})])
+    await one.aclose()
+    await one.ack(message)
+    store = DeviceStore.open(tmp_path)
+    assert store.pending() == [message]
+    store.close()
+
+
+@pytest.mark.parametrize("stuck", ["sync", "encrypter", "requester"])
+async def test_closing_is_finished_even_when_it_is_cancelled(tmp_path, stuck):
+    waiting = asyncio.Event()
+
+    async def hang(*_, **__):
+        waiting.set()
+        await asyncio.Event().wait()
+
+    async def hang_on():
+        try:
+            await hang()
+        finally:
+            await asyncio.sleep(60)
+
+    class Nothing:
+        aclose = staticmethod(hang if stuck == "encrypter" else asyncio.sleep)
+
+    script = Script()
+    one = CsClient(
+        script,
+        homeserver_url="http://h",
+        user_id="@a:b",
+        device_id="DEV",
+        access_token="t",
+        store=DeviceStore.open(tmp_path),
+    )
+    if stuck == "requester":
+        script.aclose = hang
+    elif stuck == "encrypter":
+        one.encrypter = Nothing()
+    else:
+        one._sync = asyncio.create_task(hang_on())
+        await waiting.wait()
+    closing = asyncio.create_task(one.aclose())
+    await waiting.wait()
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await one.aclose()
+    assert script.closed == (stuck != "requester")
+    DeviceStore.open(tmp_path).close()
+
+
+async def test_a_wait_for_a_limit_ends_when_the_client_is_closed():
+    script = Script(no(429, "M_LIMIT_EXCEEDED", retry_after_ms=50), ok({}))
+    one = client(script)
+    waiting = asyncio.create_task(one.openid_token())
+    await asyncio.sleep(0.01)
+    await one.aclose()
+    with pytest.raises(UnreachableError, match="closed"):
+        await waiting
+    assert len(script.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from rtcfoci.matrix.cs import CsClient
 from rtcfoci.matrix.http import Response
 from rtcfoci.testing.clock import run
 from rtcfoci.testing.homeserver import MemoryHomeserver
+from rtcfoci.testing.homeserver_devices import DeviceMessage
 
 SYNC = "GET /_matrix/client/v3/sync"
 STICKY = "org.matrix.msc4143.rtc.member"
@@ -249,6 +250,89 @@ def test_a_fault_of_our_own_is_logged_and_survived(caplog):
     with caplog.at_level(logging.ERROR, logger="rtcfoci"):
         run(main())
     assert "Handling a sync failed" in caplog.text
+
+
+def test_a_message_that_no_database_takes_holds_nothing_up(caplog):
+    async def main():
+        async with World() as w:
+            deep = []
+            for _ in range(400):
+                deep = [deep]
+            for kind, content in (("x.\ud800", {"n": 1}), ("x.msg", {"n": deep}), ("\ud800", {})):
+                message = DeviceMessage(
+                    kind, w.ours.user_id, w.theirs.user_id, w.theirs.device_id, content
+                )
+                w.server.devices.deliver(message)
+            await w.whisper(2)
+            await w.tell(1)
+            await w.until(lambda: w.told == [1] and w.whispered == [2])
+            assert w.connectivity == []
+
+    with caplog.at_level(logging.WARNING, logger="rtcfoci"):
+        run(main())
+    assert caplog.text == ""
+
+
+def test_what_was_kept_but_not_handed_out_is_handed_out(caplog):
+    async def main():
+        async with World() as w:
+            commit, failures = w.theirs.store.commit, []
+
+            def fails_afterwards(*arguments):
+                done = commit(*arguments)
+                if len(failures) < 1:
+                    failures.append(1)
+                    raise RuntimeError("a bug after the commit")
+                return done
+
+            w.theirs.store.commit = fails_afterwards
+            await w.whisper(1)
+            await w.until(lambda: failures)
+            await w.tell(1)
+            await w.until(lambda: w.told == [1] and w.whispered == [1])
+
+    run(main())
+
+
+def test_a_reader_who_comes_while_the_server_is_away_brings_no_word_of_its_return():
+    async def main():
+        async with World() as w:
+            w.server.refuse(SYNC, count=10_000, status=502, errcode="M_UNKNOWN")
+            w.server.latency_s = 10.0
+            await w.until(lambda: w.connectivity == [False])
+            late = []
+
+            async def read():
+                async for update in w.theirs.updates(w.room_id):
+                    late.append(update)
+
+            for _ in range(5):
+                reader = asyncio.create_task(read())
+                await asyncio.sleep(5)
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+            assert w.connectivity == [False]
+
+    run(main())
+
+
+def test_a_room_that_is_refused_does_not_lose_our_place():
+    async def main():
+        async with World() as w:
+            await w.tell(1)
+            await w.until(lambda: w.told == [1])
+            place = w.theirs.store.next_batch
+            w.server.refuse("/state", count=1, status=400, errcode="M_INVALID_PARAM")
+            stream = w.theirs.updates(w.room_id)
+            async for update in stream:
+                if isinstance(update, RoomUpdate):
+                    break
+            assert place is not None
+            whole = [u for u in w.rooms if "m.room.create" in [e.type for e in u.events]]
+            assert len(whole) == 1
+            await stream.aclose()
+
+    run(main())
 
 
 @pytest.mark.parametrize("body", [{}, {"next_batch": 5}, [], "html", None])

@@ -80,18 +80,22 @@ async def two_sides(tmp_path):
         await two.close()
 
 
-def test_a_crash_before_the_queue_has_the_plaintext_loses_nothing(tmp_path):
+@pytest.mark.parametrize("kept", [False, True], ids=["before", "after"])
+def test_a_crash_around_the_queueing_of_the_plaintext_loses_nothing(tmp_path, kept):
     async def main():
         async with two_sides(tmp_path) as (one, two):
             await one.say(two, 1)
             await two.say(one, 1)
             await two.hears(1)
             await one.hears(1)
-            # Bob decrypts the next messages, and dies before they are in his queue.
-            died = []
+            # Bob decrypts the next messages, and dies before they are in his queue, or when they are there
+            # and his olm sessions do not yet know it.
+            died, commit = [], two.client.store.commit
 
-            def dies(*_):
+            def dies(*arguments):
                 died.append(1)
+                if kept:
+                    commit(*arguments)
                 raise RuntimeError("power cut")
 
             two.client.store.commit = dies
@@ -175,6 +179,31 @@ def test_keys_that_are_late_do_not_hold_up_the_room(tmp_path):
             await stream.aclose()
             two.server._faults.clear()
             await two.hears(0, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_keys_that_are_given_count_even_if_their_server_is_said_to_fail(tmp_path, given):
+    async def main():
+        async with two_sides(tmp_path) as (one, two):
+            call = one.client.call
+
+            async def contradicts_itself(what, *arguments, **named):
+                answer = await call(what, *arguments, **named)
+                if what == "list keys":
+                    answer["failures"] = {one.server.server_name: {"status": 503}}
+                    answer["device_keys"] = answer["device_keys"] if given else {}
+                return answer
+
+            one.client.call = contradicts_itself
+            if given:
+                await one.say(two, 1)
+                await two.hears(1)
+            else:
+                with pytest.raises(ClientError, match="not to be had"):
+                    await one.say(two, 1)
+            del one.client.call
 
     run(main())
 
@@ -285,7 +314,53 @@ def test_a_session_that_cannot_start_is_said(tmp_path):
     run(main())
 
 
-strings = st.text(max_size=20) | st.sampled_from(["", "AAAA", "m.olm.v1.curve25519-aes-sha2"])
+def test_encrypted_messages_that_no_database_takes_hold_nothing_up(tmp_path, caplog):
+    async def main():
+        async with two_sides(tmp_path) as (one, two):
+            await one.say(two, 0)
+            await two.hears(0)
+            olm, deep = one.client.encrypter._olm, []
+            for _ in range(400):
+                deep = [deep]
+            for kind, device, content in (
+                ("x.\ud800", olm.device_id, {}),
+                (SIGNAL, "\ud800", {"n": 1}),
+                (SIGNAL, olm.device_id, {"n": deep}),
+                (SIGNAL, olm.device_id, {"n": 2}),
+            ):
+                olm.device_id = device
+                await one.client.send_to_device(
+                    kind, two.client.user_id, two.client.device_id, content, encrypt=True
+                )
+                olm.device_id = one.client.device_id
+            # A name that is none counts as not named: the keys alone say which device it was.
+            await two.hears(0, 1, 2)
+            assert {m.sender_device_id for m in two.heard} == {one.client.device_id}
+            assert two.client.encrypter.undecryptable == 2
+
+    with caplog.at_level("ERROR", logger="rtcfoci"):
+        run(main())
+    assert caplog.text == ""
+
+
+def test_a_sync_from_the_beginning_trusts_no_keys_of_before(tmp_path):
+    async def main():
+        async with two_sides(tmp_path) as (one, two):
+            await one.say(two, 1)
+            await two.hears(1)
+            machine, store = two.client.encrypter, two.client.store
+            machine.receive(SyncBatch(next_batch=store.next_batch), store)
+            assert one.client.user_id in machine._fresh
+            store.forget_place()
+            machine.receive(SyncBatch(next_batch="s0_0_0"), store)
+            assert machine._fresh == set()
+
+    run(main())
+
+
+strings = st.text(max_size=20) | st.sampled_from(
+    ["", "AAAA", "\ud800", "m.olm.v1.curve25519-aes-sha2"]
+)
 hostile = st.fixed_dictionaries(
     {"algorithm": st.just("m.olm.v1.curve25519-aes-sha2")},
     optional={

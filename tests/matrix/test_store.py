@@ -59,6 +59,38 @@ def test_a_sync_is_kept_whole_or_not_at_all(tmp_path):
     store.close()
 
 
+def test_messages_are_on_the_disk_before_the_server_forgets_them(tmp_path):
+    store, said = DeviceStore.open(tmp_path), []
+    store._database.set_trace_callback(said.append)
+    (message,) = store.commit("s1", [clear(1)])
+    assert (said[0], said[-1]) == ("PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL")
+    assert said.index("COMMIT") == len(said) - 2
+    # Nothing else is worth the wait: what is forgotten too late comes again.
+    said.clear()
+    store.commit("s2", [])
+    store.remove(message.id)
+    assert "PRAGMA synchronous=FULL" not in said
+    store.close()
+
+
+def test_what_the_disk_refuses_is_undone(tmp_path):
+    store = DeviceStore.open(tmp_path)
+    store.commit("s1", [])
+    # A check that SQLite makes at the end of a transaction fails as a full disk does: in COMMIT.
+    store._database.executescript(
+        "PRAGMA foreign_keys = ON; CREATE TABLE a (b REFERENCES c DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TABLE c (d INTEGER PRIMARY KEY);"
+        "CREATE TRIGGER full AFTER INSERT ON to_device BEGIN INSERT INTO a VALUES (1); END;"
+    )
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit("s2", [clear(1)])
+    assert (store.next_batch, store.pending()) == ("s1", [])
+    store._database.execute("DROP TRIGGER full")
+    store.commit("s2", [clear(1)])
+    assert (store.next_batch, contents(store)) == ("s2", [1])
+    store.close()
+
+
 def test_olm_messages_wait_for_their_sender_to_be_bound(tmp_path):
     store = DeviceStore.open(tmp_path)
     assert store.commit("s1", [Arrival("x.test", "@a:b", {"n": 1}, PROOF)]) == []

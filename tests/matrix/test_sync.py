@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcfoci.matrix.sync import read_event, read_sync
+from rtcfoci.matrix.sync import MAX_DEPTH, read_event, read_sync
 
 NOW_TS_MS = 1_800_000_000_000
 
@@ -100,6 +100,14 @@ def test_the_redacted_event_is_found_in_both_places():
     assert read_event(event(redacts="$gone"), 0).redacts is None
 
 
+def nested(depth):
+    """An object with this many containers in each other."""
+    value: object = []
+    for n in range(depth - 2):
+        value = [value] if n % 2 else {"in": value}
+    return {"in": value}
+
+
 def test_malformed_events_are_left_out_and_counted():
     bad = [
         None,
@@ -112,15 +120,31 @@ def test_malformed_events_are_left_out_and_counted():
         event(origin_server_ts=True),
         event(origin_server_ts=2**60),
         event(state_key=5),
+        # Half of a character, which JSON can hold and no database takes.
+        event(type="x.\ud800"),
+        event(sender="@\ud800:b"),
+        event("$\ud800"),
+        event(state_key="\ud800"),
+        event(content=nested(MAX_DEPTH + 1)),
     ]
-    raw = {"rooms": {"join": {"!r": {"timeline": {"events": [*bad, event()]}}}}}
+    good = [event(), event("$2", content=nested(MAX_DEPTH)), event("$3", type="x.\U0001f389")]
+    raw = {"rooms": {"join": {"!r": {"timeline": {"events": [*bad, *good]}}}}}
     batch = read_sync(raw, 0)
-    assert [e.event_id for e in batch.rooms[0].timeline] == ["$1"]
+    assert [e.event_id for e in batch.rooms[0].timeline] == ["$1", "$2", "$3"]
     assert batch.malformed == len(bad)
+    messages = [{"type": "x", "sender": "@a:b", "content": nested(n)} for n in (99, 100, 101, 900)]
+    messages += [{"type": "\ud800", "sender": "@a:b", "content": {}}]
+    batch = read_sync({"next_batch": "\ud800", "to_device": {"events": messages}}, 0)
+    assert (len(batch.to_device), batch.malformed, batch.next_batch) == (2, 3, None)
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.just("\ud800"),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
     ),
@@ -171,8 +195,8 @@ def test_hostile_events_never_raise_and_what_is_read_is_typed(events, section):
     }
     batch = read_sync({"rooms": {section: {"!r": room}}, "to_device": {"events": events}}, 0)
     for read in batch.rooms[0].events:
-        assert isinstance(read.type, str)
+        assert read.type.encode() is not None
         assert isinstance(read.content, dict)
         assert type(read.origin_server_ts_ms) is int
-        assert read.state_key is None or isinstance(read.state_key, str)
+        assert read.state_key is None or read.state_key.encode() is not None
         assert read.sticky_ttl_ms is None or type(read.sticky_ttl_ms) is int
