@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Participant"]
 
 _T = TypeVar("_T")
+_MAX_WORD = 100
+"""Longest source or name of a track."""
 _MAY_LINGER = frozenset({"left", "expired"})
 """Reasons for being out of the session that a homeserver's outage can cause."""
 _TASKS_TIMEOUT_S = 5.0
@@ -148,6 +150,13 @@ class Call:
                 do="accept a focus type that does: rtcfoci plugins lists them",
             )
         source = source or ("microphone" if hub.kind is Kind.AUDIO else "camera")
+        for word in (source, name):
+            if len(word) > _MAX_WORD or not word.isprintable():
+                raise UsageError(
+                    f"a track cannot be called {word[:_MAX_WORD]!r}",
+                    why=f"others show it: at most {_MAX_WORD} printable characters",
+                    do="choose a shorter or plainer one",
+                )
         taken = {t.name for t in self._local if t.source == source}
         name = name or next(n for n in map(str, itertools.count()) if n not in taken)
         track = LocalTrack(TrackId(self.member, source, name), hub)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from rtcfoci.call import events as ev
 from rtcfoci.call.link import Link
@@ -20,7 +21,7 @@ __all__ = ["Participant", "Remotes"]
 _LOST_GRACE_S = 30.0
 """How long a track whose connection was lost may be without a feed before it counts as removed."""
 _ENDED_GRACE_S = 1.0
-"""The same when the focus says that it ended: a dying focus says so too, just before it is gone."""
+"""The same when its frames have ended too: a dying focus says so as well, just before it is gone."""
 _LINGER_S = 30.0
 """How long a member stays whose membership is gone while its media flows (design.md, invariant 1)."""
 _LINGER_LOOK_S = 0.25
@@ -52,6 +53,13 @@ class Participant:
         return f"Participant({self.member})"
 
 
+class _Feed(NamedTuple):
+    """What brings a track now."""
+
+    link: Link
+    hub: FrameHub
+
+
 class Remotes:
     """Participants and their tracks.
 
@@ -69,8 +77,7 @@ class Remotes:
         self._loop = loop
         self._tell = tell
         self._changed = changed
-        self._feeds: dict[TrackId, Link] = {}
-        """Which link brings a track now."""
+        self._feeds: dict[TrackId, _Feed] = {}
         self._orphans: dict[TrackId, tuple[asyncio.TimerHandle, Link]] = {}
         """Tracks without a feed: when they are given up, and which link brought them last."""
         self._early: dict[Member, list[tuple[Link, pe.TrackAdded | pe.TrackMuted]]] = {}
@@ -122,8 +129,9 @@ class Remotes:
         participant = self.participants.get(track_id.member)
         if isinstance(event, pe.TrackRemoved):
             self._forget_early(link, track_id)
-            if self._feeds.get(track_id) is link:
-                self._orphan(track_id, link, _ENDED_GRACE_S)
+            feed = self._feeds.get(track_id)
+            if feed is not None and feed.link is link:
+                self._orphan(track_id, link, _ENDED_GRACE_S if feed.hub.ended else _LOST_GRACE_S)
         elif participant is None:
             self._keep_early(track_id.member, link, event)
         elif isinstance(event, pe.TrackAdded):
@@ -135,8 +143,8 @@ class Remotes:
     def link_gone(self, link: Link) -> None:
         """Whatever came through this link has no feed until another brings it."""
         self._forget_early(link)
-        lost = [t for t, feed in self._feeds.items() if feed is link]
-        lost += [t for t, (_, feed) in self._orphans.items() if feed is link]
+        lost = [t for t, feed in self._feeds.items() if feed.link is link]
+        lost += [t for t, (_, last) in self._orphans.items() if last is link]
         for track_id in lost:
             self._orphan(track_id, link, _LOST_GRACE_S)
 
@@ -188,7 +196,7 @@ class Remotes:
         if track is None:
             track = participant.tracks[track_id] = RemoteTrack(track_id, hub.kind)
         track.attach(hub)
-        self._feeds[track_id] = link
+        self._feeds[track_id] = _Feed(link, hub)
         if new:
             self._tell(ev.TrackAdded(track))
 

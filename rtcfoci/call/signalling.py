@@ -29,6 +29,9 @@ __all__ = ["SignalObserver", "Signalling"]
 _SUSPECT = frozenset({Refusal.NOT_ENCRYPTED, Refusal.OTHER_USER, Refusal.OTHER_DEVICE})
 """Refusals that a well-behaved member's client never earns."""
 
+_MAX_SUSPECTS = 16
+"""Anybody can send us messages: of more users than these, refusals are only counted."""
+
 
 class SignalObserver(Protocol):
     """Whose signals these are."""
@@ -53,6 +56,8 @@ class Signalling:
         self._attempt = secrets.token_hex(8)
         self._sent: Counter[Member] = Counter()
         self._known: frozenset[Member] = frozenset()
+        self._suspects: set[str] = set()
+        """Users of whom the condition `signal_refused` tells, for as long as the call lasts."""
 
     async def send(self, focus_type: str, member: Member, payload: JsonObject) -> None:
         """Wrap a backend's payload and send it to a member's device; olm where the room is encrypted.
@@ -100,7 +105,8 @@ class Signalling:
                 call.on_signal(verdict)
             case Refused(reason, sender):
                 call.counters[f"signals_refused.{reason.value}"] += 1
-                if reason in _SUSPECT:
+                if reason in _SUSPECT and len(self._suspects | {sender}) <= _MAX_SUSPECTS:
+                    self._suspects.add(sender)
                     call.on_condition("signal_refused", sender, f"{reason.value} from {sender}")
 
     def members_changed(self, members: Iterable[Member]) -> None:

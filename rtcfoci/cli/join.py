@@ -181,6 +181,7 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
             announce=announce,
             dialect=options.dialect,
             open_slot=options.open_slot,
+            allow_insecure=options.allow_insecure,
             lifecycle=_lifecycle(options.leave_delay),
             plugins=manager,
         ) as call:

@@ -36,7 +36,11 @@ class TrackAdded:
 
 @dataclass(frozen=True, slots=True)
 class TrackRemoved:
-    """A remote track ended; it may come back on another connection under the same id."""
+    """A remote track is gone; it may come back, here or on another connection, under the same id.
+
+    Where its member ended it, end its hub first: then the call gives it up after a second. While the
+    hub has not ended the track is expected back, as after a lost connection, and readers wait 30 s.
+    """
 
     track_id: TrackId
 

@@ -112,8 +112,8 @@ class Peer:
 class Lobby:
     """A room in which the application under test and its peers meet.
 
-    :param encrypted: whether the room is; olm needs real devices, so that calls in it take foci that
-        need no signalling, and media keys are the focus's affair.
+    :param encrypted: whether the room is. The foci in memory protect media by keys that this version does
+        not exchange: they are refused in an encrypted room unless `allow_insecure` says otherwise.
     :param foci: what everybody accepts, in order.
     :param options: what the homeserver offers.
     """
@@ -124,6 +124,7 @@ class Lobby:
         encrypted: bool = False,
         foci: Sequence[Focus] = ("memory.elected",),
         options: SynapseOptions | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         self.homeserver: MemoryHomeserver = MemoryHomeserver(options)
         self.world_name: str = secrets.token_hex(4)
@@ -132,6 +133,7 @@ class Lobby:
         self.plugins: PluginManager = PluginManager.load(plugins=(_TYPES,))
         self.room_id: str = ""
         self._encrypted = encrypted
+        self._allow_insecure = allow_insecure
         self._foci = foci
         self._people: dict[str, Credentials] = {}
         self._stack = AsyncExitStack()
@@ -195,7 +197,13 @@ class Lobby:
             for name, config in named
         ]
         return join(
-            client, self.room_id, foci=told, dialect=dialect, plugins=self.plugins, now=self.now
+            client,
+            self.room_id,
+            foci=told,
+            dialect=dialect,
+            allow_insecure=self._allow_insecure,
+            plugins=self.plugins,
+            now=self.now,
         )
 
     async def __aenter__(self) -> Self:

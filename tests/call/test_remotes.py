@@ -134,3 +134,33 @@ def test_who_was_put_out_leaves_at_once():
         assert not remotes.lingering
 
     run(main())
+
+
+def test_a_track_whose_frames_have_not_ended_is_waited_for():
+    async def main():
+        for ended, patience_s in ((False, 30), (True, 1)):
+            told = []
+            remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: None)
+            remotes.joined(membership("one"))
+            track_id, hub = (
+                TrackId(membership("one").member, "microphone", "0"),
+                FrameHub(Kind.AUDIO),
+            )
+            remotes.take(LINK, pe.TrackAdded(track_id, hub))
+            track = told[-1].track
+            if ended:
+                hub.end()
+            remotes.take(LINK, pe.TrackRemoved(track_id))
+            await asyncio.sleep(patience_s - 0.5)
+            assert not track.ended
+            if not ended:  # the rebuilt connection brings it back: the same track
+                remotes.take(LINK, pe.TrackAdded(track_id, hub))
+                assert track.live
+                remotes.take(LINK, pe.TrackRemoved(track_id))
+                await asyncio.sleep(patience_s - 0.5)
+                assert not track.ended
+            await asyncio.sleep(1)
+            assert track.ended
+            assert names(told) == ["ParticipantJoined", "TrackAdded", "TrackRemoved"]
+
+    run(main())

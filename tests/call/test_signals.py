@@ -52,6 +52,21 @@ def test_signals_of_others_in_a_members_name_are_refused_and_counted():
     run(main())
 
 
+def test_a_crowd_of_strangers_is_counted_and_not_told_one_by_one():
+    async def main():
+        async with Lobby(foci=["memory.pairwise"]) as lobby:
+            ann, bob = await lobby.peer("ann"), await lobby.peer("bob")
+            await bob.until(lambda: bob.call.participants)
+            for number in range(100):
+                stranger = f"@stranger{number}:memory.test"
+                bob.call.on_to_device(message(bob.call, stranger, ann.call.member))
+            assert bob.call.metrics["signals_refused.other_user"] == 100
+            told = [c for c in bob.call.conditions if c.code == "signal_refused"]
+            assert len(told) == 16
+
+    run(main())
+
+
 def test_signals_in_clear_are_refused_in_an_encrypted_room():
     async def main():
         async with Lobby(foci=["memory.pairwise"]) as lobby:
