@@ -89,6 +89,7 @@ class CsClient:
         self._wall_ts_ms = wall_ts_ms
         self._support: ServerSupport | None = None
         self._action_in_path = True
+        self._schedules_apart = True
         self._sticky = StickyEvents(self.call, wall_ts_ms)
         self._sync: asyncio.Task[None] | None = None
         self._closed = False
@@ -268,14 +269,29 @@ class CsClient:
         state_key: str | None = None,
         sticky_duration_ms: int | None = None,
     ) -> str:
+        what = "hold an event for later"
+        query = {} if sticky_duration_ms is None else {_STICKY: str(sticky_duration_ms)}
+        if self._schedules_apart:
+            # MSC4140 from 2026-01-05 on, which named it `delay` until 2026-06-24.
+            place = f"{segment(room_id)}/delayed_event/{segment(event_type)}/{segment(txn_id)}"
+            body: dict[str, object] = {"delay_ms": delay_ms, "delay": delay_ms, "content": content}
+            if state_key is not None:
+                body["state_key"] = state_key
+            try:
+                answer = await self.call(
+                    what, "PUT", f"{_DELAYED}/rooms/{place}", query=query, body=body, wait=False
+                )
+            except ClientError as error:
+                if error.status not in (404, 405):
+                    raise
+                self._schedules_apart = False  # Synapse 1.163.2 has the older way alone
+            else:
+                return _text(answer, "delay_id", what)
         if state_key is None:
             path = _send_path(room_id, event_type, txn_id)
         else:
             path = _state_path(room_id, event_type, state_key)
-        query = {_DELAY: str(delay_ms)}
-        if sticky_duration_ms is not None:
-            query[_STICKY] = str(sticky_duration_ms)
-        what = "hold an event for later"
+        query[_DELAY] = str(delay_ms)
         answer = await self.call(what, "PUT", path, query=query, body=content, wait=False)
         return _text(answer, "delay_id", what)
 

@@ -84,9 +84,15 @@ async def test_paths_are_escaped_and_authenticated():
 
 
 async def test_a_delay_is_written_with_its_unstable_name_only():
-    script = Script(ok({"delay_id": "d"}), ok({"delay_id": "d"}), ok({"event_id": "$sent-at-once"}))
+    script = Script(
+        no(404, "M_UNRECOGNIZED"),
+        ok({"delay_id": "d"}),
+        ok({"delay_id": "d"}),
+        ok({"event_id": "$sent-at-once"}),
+    )
     one = client(script)
     assert await one.schedule_delayed("!r", "x.t", {}, delay_ms=9, txn_id="t", state_key="k") == "d"
+    del script.asked[0]  # asked once whether it has the endpoint of its own
     await one.schedule_delayed("!r", "x.t", {}, delay_ms=9, txn_id="t", sticky_duration_ms=7)
     assert script.asked[0][2] == {"org.matrix.msc4140.delay": "9"}
     assert script.asked[0][1].endswith("/state/x.t/k")
@@ -97,6 +103,23 @@ async def test_a_delay_is_written_with_its_unstable_name_only():
     assert script.asked[1][1].endswith("/send/x.t/t")
     with pytest.raises(ClientError, match="did not hold an event for later"):
         await one.schedule_delayed("!r", "x.t", {}, delay_ms=9, txn_id="t")
+    await one.aclose()
+
+
+async def test_the_endpoint_of_its_own_is_used_where_there_is_one():
+    script = Script(ok({"delay_id": "d"}), no(400, "M_BAD_JSON"), ok({"delay_id": "e"}))
+    one = client(script)
+    ask = {"delay_ms": 9, "txn_id": "t"}
+    assert await one.schedule_delayed("!r", "x.t", {"n": 1}, state_key="k", **ask) == "d"
+    with pytest.raises(ClientError, match="refused"):
+        await one.schedule_delayed("!r", "x.t", {}, **ask)
+    assert await one.schedule_delayed("!r", "x.t", {}, sticky_duration_ms=7, **ask) == "e"
+    base = "/_matrix/client/unstable/org.matrix.msc4140/rooms/%21r/delayed_event/x.t/t"
+    assert {(method, path) for method, path, *_ in script.asked} == {("PUT", base)}
+    delays = {"delay_ms": 9, "delay": 9}
+    assert script.asked[0][3] == {**delays, "content": {"n": 1}, "state_key": "k"}
+    assert script.asked[2][2] == {"org.matrix.msc4354.sticky_duration_ms": "7"}
+    assert script.asked[2][3] == {**delays, "content": {}}
     await one.aclose()
 
 
