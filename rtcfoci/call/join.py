@@ -333,7 +333,8 @@ def _dialect(
                 do="leave the dialect out, or ask the operator to set msc4354_enabled",
             )
         return found
-    deployed = any(is_livekit(t.raw) for t in advertised)
+    names = {name for kind in kinds for name in (kind.type, *kind.aliases)}
+    deployed = any(is_livekit(t.raw) and t.type in names for t in advertised)
     sticky = support.sticky_events and support.delayed_events
     if sticky and not facts.encrypted and not deployed:
         return find_dialect(manager, "D6/D7")
