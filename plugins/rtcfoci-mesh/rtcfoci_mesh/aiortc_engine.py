@@ -16,10 +16,8 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
-from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from aiortc import (
     MediaStreamTrack,
@@ -32,29 +30,24 @@ from aiortc import (
     RTCRtpTransceiver,
     RTCSessionDescription,
 )
-from aiortc.mediastreams import MediaStreamError
 
-from rtcfoci.media.convert import AudioConverter
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack, TrackId
+from rtcfoci_mesh.aiortc_figures import figures
+from rtcfoci_mesh.aiortc_link import Link, limit_gathering, swallow
 from rtcfoci_mesh.engine import (
     EngineError,
     LocalDescription,
     SessionEvents,
     SessionOptions,
 )
-from rtcfoci_mesh.incoming import CallClock, audio_frame, media_ns, video_frame
+from rtcfoci_mesh.incoming import read_track
 from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot, slot_for
 from rtcfoci_mesh.sound import SoundFeeds
 from rtcfoci_mesh.wire import MAX_LINES, MAX_SDP_BYTES, Lines
 
 if TYPE_CHECKING:
-    import aioice
-    import av
     from aiortc import RTCDataChannel
-    from aiortc.rtcdtlstransport import RTCDtlsTransport
-    from aiortc.rtcicetransport import RTCIceTransport
-    from aiortc.stats import RTCTransportStats
 
 __all__ = ["AiortcEngine", "AiortcSession"]
 
@@ -97,22 +90,22 @@ class AiortcSession:
             RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         )
         self._options = options
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._suspended = False
         self._channels = 0
         self._pc.on("track", self._on_track)
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("connectionstatechange", self._on_state)
 
-    def _linked(self) -> _Link:
+    def _linked(self) -> Link:
         """Make the data channels and get hold of the transport.
 
         Not before there is a media section: aiortc would make the transport for the data channels and
         stop it when it finds them bundled with media.
         """
         if self._link is None:
-            self._link = link = _Link(self._pc)
-            _limit_gathering(link.ice._connection, self._options)
+            self._link = link = Link(self._pc)
+            limit_gathering(link.ice._connection, self._options)
             link.reliable.on("message", lambda data: self._on_message(data, reliable=True))
             link.lossy.on("message", lambda data: self._on_message(data, reliable=False))
             link.reliable.on("open", self._on_open)
@@ -233,30 +226,7 @@ class AiortcSession:
         """Figures of the connection, summed over its tracks; jitter of one of them."""
         if self._link is None or self._events is None:
             return {}
-        report = list((await self._pc.getStats()).values())
-        transport = self._link.totals
-        sums: Counter[str] = Counter()
-        figures: dict[str, float | str] = {
-            "bytes_received": transport.bytesReceived,
-            "bytes_sent": transport.bytesSent,
-            "packets_received": transport.packetsReceived,
-            "packets_sent": transport.packetsSent,
-        }
-        for entry in report:
-            kind, direction = getattr(entry, "kind", ""), entry.type
-            rate_hz = 48_000 if kind == "audio" else 90_000
-            if direction == "inbound-rtp":
-                sums[f"{kind}_packets_received"] += entry.packetsReceived
-                sums[f"{kind}_packets_lost"] += entry.packetsLost
-                figures[f"{kind}_jitter_ms"] = 1000 * entry.jitter / rate_hz
-            elif direction == "outbound-rtp":
-                sums[f"{kind}_packets_sent"] += entry.packetsSent
-                sums[f"{kind}_bytes_sent"] += entry.bytesSent
-            elif direction == "remote-inbound-rtp":
-                sums[f"{kind}_remote_packets_lost"] += entry.packetsLost
-                if entry.roundTripTime is not None:
-                    figures["rtt_ms"] = 1000 * entry.roundTripTime
-        return figures | sums
+        return await figures(self._pc, self._link)
 
     # What aiortc reports
 
@@ -285,38 +255,17 @@ class AiortcSession:
     def _on_track(self, track: MediaStreamTrack) -> None:
         for transceiver in self._transceivers():
             if transceiver.receiver.track is track:
-                reader = asyncio.create_task(self._read(str(transceiver.mid), track))
+                reader = asyncio.create_task(
+                    read_track(track, str(transceiver.mid), lambda: self._events)
+                )
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
-
-    async def _read(self, mid: str, track: MediaStreamTrack) -> None:
-        kind = Kind.AUDIO if track.kind == "audio" else Kind.VIDEO
-        clock, sound = CallClock(kind), AudioConverter()
-        with contextlib.suppress(MediaStreamError):
-            while (events := self._events) is not None:
-                frame = await track.recv()
-                arrival_ns = time.monotonic_ns()
-                events.received(mid)
-                hub = events.sink(mid, kind)
-                timestamp_ns = clock.map(media_ns(cast("av.AudioFrame", frame)), arrival_ns)
-                if hub is None or not hub.wanted:
-                    continue
-                if kind is Kind.AUDIO:
-                    # Opus passes as it is; the member may have chosen a codec of another rate.
-                    for part in sound.convert(
-                        audio_frame(cast("av.AudioFrame", frame), timestamp_ns)
-                    ):
-                        hub.push(part)
-                else:
-                    picture = video_frame(cast("av.VideoFrame", frame), timestamp_ns)
-                    if picture is not None:
-                        hub.push(picture)
 
     def suspend(self, suspended: bool) -> None:
         """Send nothing at all while suspended."""
         self._suspended = suspended
         if self._link is not None:
-            self._link.ice._send = _swallow if suspended else self._link.send_packet
+            self._link.ice._send = swallow if suspended else self._link.send_packet
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -345,36 +294,10 @@ class AiortcSession:
         await asyncio.gather(*self._readers, return_exceptions=True)
 
 
-class _Link:
-    """The one transport of a connection, and the two data channels on it."""
-
-    def __init__(self, pc: RTCPeerConnection) -> None:
-        self.reliable: RTCDataChannel = pc.createDataChannel("rtcfoci", negotiated=True, id=0)
-        self.lossy: RTCDataChannel = pc.createDataChannel(
-            "rtcfoci-lossy", negotiated=True, id=1, ordered=False, maxRetransmits=0
-        )
-        if pc.sctp is None:
-            raise EngineError("aiortc made no data transport")
-        self.dtls: RTCDtlsTransport = pc.sctp.transport
-        self.ice: RTCIceTransport = self.dtls.transport
-        self.send_packet = self.ice._send
-
-    def channel(self, reliable: bool) -> RTCDataChannel:
-        return self.reliable if reliable else self.lossy
-
-    @property
-    def totals(self) -> RTCTransportStats:
-        return cast("RTCTransportStats", next(iter(self.dtls._get_stats().values())))
-
-
 def _begins_with_opus(sdp: str) -> bool:
     """Whether Opus is what every section for sound is sent in: its first format."""
     firsts = re.findall(r"^m=audio \S+ \S+ (\d+)", sdp, re.MULTILINE)
     return all(re.search(rf"^a=rtpmap:{pt} opus/", sdp, re.MULTILINE) for pt in firsts)
-
-
-async def _swallow(data: bytes) -> None:
-    """Take a packet that goes nowhere."""
 
 
 @contextlib.contextmanager
@@ -386,16 +309,3 @@ def _guarded(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise EngineError(what, why=f"{type(error).__name__}: {error}") from error
-
-
-def _limit_gathering(ice: aioice.Connection, options: SessionOptions) -> None:
-    """Bound how long this one connection gathers, and on loopback from which address."""
-    gather = ice.get_component_candidates
-
-    def limited(
-        component: int, addresses: list[str], timeout: int = 5
-    ) -> Awaitable[list[aioice.Candidate]]:
-        mine = ["127.0.0.1"] if options.loopback else addresses
-        return gather(component, mine, cast("int", options.gather_timeout_s))
-
-    ice.get_component_candidates = limited  # type: ignore[method-assign,assignment]

@@ -6,13 +6,21 @@ switched off, so an unwanted track costs its decoding but nothing here).
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
+from typing import cast
+
 import av
 import numpy as np
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
 
-from rtcfoci.media.convert import from_av_video
+from rtcfoci.media.convert import AudioConverter, from_av_video
 from rtcfoci.media.frames import SAMPLE_RATE, AudioFrame, Kind, VideoFrame
+from rtcfoci_mesh.engine import SessionEvents
 
-__all__ = ["CallClock", "audio_frame", "media_ns", "video_frame"]
+__all__ = ["CallClock", "audio_frame", "media_ns", "read_track", "video_frame"]
 
 _AUDIO_DELAY_NS = 80_000_000
 """aiortc's jitter buffer gives a packet out when four later ones have come (20 ms each)."""
@@ -55,6 +63,31 @@ class CallClock:
         self._offset_ns, self._last_ns = offset_ns, arrival_ns
         self._given_ns = max(media_ns + offset_ns, self._given_ns + 1)  # never backwards
         return self._given_ns
+
+
+async def read_track(
+    track: MediaStreamTrack, mid: str, events_of: Callable[[], SessionEvents | None]
+) -> None:
+    """Hand every frame of a track to the hub that the events name, until either ends."""
+    kind = Kind.AUDIO if track.kind == "audio" else Kind.VIDEO
+    clock, sound = CallClock(kind), AudioConverter()
+    with contextlib.suppress(MediaStreamError):
+        while (events := events_of()) is not None:
+            frame = await track.recv()
+            arrival_ns = time.monotonic_ns()
+            events.received(mid)
+            hub = events.sink(mid, kind)
+            timestamp_ns = clock.map(media_ns(cast("av.AudioFrame", frame)), arrival_ns)
+            if hub is None or not hub.wanted:
+                continue
+            if kind is Kind.AUDIO:
+                # Opus passes as it is; the member may have chosen a codec of another rate.
+                for part in sound.convert(audio_frame(cast("av.AudioFrame", frame), timestamp_ns)):
+                    hub.push(part)
+            else:
+                picture = video_frame(cast("av.VideoFrame", frame), timestamp_ns)
+                if picture is not None:
+                    hub.push(picture)
 
 
 def media_ns(frame: av.AudioFrame | av.VideoFrame) -> int:
