@@ -221,15 +221,19 @@ class Presence:
                     await self._wake.wait()
             except TimeoutError:
                 now = self._observer.now()
-                self._tell(self.session.handle_timer(now), None)
+                if self._tell(self.session.handle_timer(now), None):
+                    self._changed()
                 self._apply(self._lifecycle.timer(now))
 
     def _room_update(self, update: RoomUpdate) -> None:
+        changed = False
         for event in update.events:
-            self._tell(self.session.receive(event, self._observer.now()), event)
+            changed |= self._tell(self.session.receive(event, self._observer.now()), event)
             if event.type == "m.room.tombstone" and event.state_key == "":
                 replacement = event.content.get("replacement_room")
                 self._observer.on_condition("room_upgraded", "", f"replaced by {replacement}")
+        if changed:
+            self._changed()
         if update.membership != "join":
             self._evicted(update)
 
@@ -247,7 +251,13 @@ class Presence:
         self._apply(self._lifecycle.evicted(self._observer.now()))
         self._observer.on_condition(code, "", cause)
 
-    def _tell(self, diffs: Sequence[SessionDiff], event: RoomEvent | None) -> None:
+    def _changed(self) -> None:
+        """Hand on who is there: once for all events that came together."""
+        self._observer.on_members(self.session.members)
+        self._wake.set()
+
+    def _tell(self, diffs: Sequence[SessionDiff], event: RoomEvent | None) -> bool:
+        """Tell what changed, one by one; give back whether anything did."""
         now = self._observer.now()
         own = self._observer.member
         for diff in diffs:
@@ -274,9 +284,7 @@ class Presence:
                     )
                 case EventIgnored(_, sender, problems):
                     self._observer.on_ignored(sender, problems)
-        if diffs:
-            self._observer.on_members(self.session.members)
-            self._wake.set()
+        return bool(diffs)
 
     def _see(self, now: Now, event: RoomEvent, membership: Membership) -> None:
         if membership.event_id == event.event_id:

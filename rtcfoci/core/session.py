@@ -84,6 +84,8 @@ _DeviceKey: TypeAlias = tuple[str, str | None, str]
 """User id and device id; the member id when the device is not known."""
 _Rank: TypeAlias = tuple[int, str]
 """Origin's time and event id."""
+_Place: TypeAlias = tuple[int, bytes, bytes, bytes]
+"""Time of joining, then `Member.order`."""
 _Newness: TypeAlias = tuple[int, str, _EntryKey]
 """Sorts the memberships of one device: the last joined is the last."""
 
@@ -131,15 +133,27 @@ class Session:
         self._in_room: set[str] = set()
         self._early_redactions: dict[str, None] = {}
         self._shown: dict[_DeviceKey, Membership] = {}
-        self._order: list[tuple[tuple[int, bytes, bytes, bytes], _DeviceKey]] = []
+        self._order: list[tuple[_Place, _DeviceKey]] = []
+        """Who is shown, in order; up to date once `members` was asked for."""
+        self._moved: dict[_DeviceKey, None] = {}
+        """Whose place changed since: a burst of events costs one sort."""
 
     @property
     def members(self) -> tuple[Membership, ...]:
         """Everybody in the session, ourselves included, by (time of joining, user, device, member id)."""
+        if self._moved:
+            stay = [placed for placed in self._order if placed[1] not in self._moved]
+            stay.extend(
+                (_place(membership), device)
+                for device in self._moved
+                if (membership := self._shown.get(device)) is not None
+            )
+            stay.sort()  # linear where little moved
+            self._order, self._moved = stay, {}
         return tuple(self._shown[device] for _, device in self._order)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._shown)
 
     @property
     def slot_status(self) -> SlotStatus:
@@ -400,22 +414,21 @@ class Session:
             new = self._live[newnesses[-1][2]].membership
         if old == new:
             return
-        if old is not None:
-            del self._order[bisect_left(self._order, (_sort_key(old), device))]
         if new is not None:
             self._shown[device] = new
-            insort(self._order, (_sort_key(new), device))
         else:
             del self._shown[device]
         if old is None or new is None or old.member != new.member:
+            self._moved[device] = None
             if old is not None:
                 diffs.append(MemberLeft(old, reason if new is None else LeftReason.REPLACED))
             if new is not None:
                 diffs.append(MemberJoined(new))
-        elif _words(old) == _words(new):
-            diffs.append(MemberRefreshed(old, new))
-        else:
-            diffs.append(MemberChanged(old, new))
+            return
+        if old.created_ts_ms != new.created_ts_ms:
+            self._moved[device] = None
+        kind = MemberRefreshed if _words(old) == _words(new) else MemberChanged
+        diffs.append(kind(old, new))
 
 
 def _why(parsed: Parsed) -> LeftReason:
@@ -426,7 +439,7 @@ def _device_key(member: Member) -> _DeviceKey:
     return member.user_id, member.device_id, "" if member.device_id else member.member_id
 
 
-def _sort_key(membership: Membership) -> tuple[int, bytes, bytes, bytes]:
+def _place(membership: Membership) -> _Place:
     return (membership.created_ts_ms, *membership.member.order)
 
 
