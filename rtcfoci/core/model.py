@@ -127,6 +127,8 @@ class Membership:
     room_id: str
     encrypted: bool = False
     """Whether the event came encrypted."""
+    claims: tuple[int, int] | None = None
+    """When the sender says it joined and expires, where that lies beyond what is believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = [
     "MAX_TRANSPORTS",
     "Dialect",
     "Leave",
+    "Memberships",
     "OwnEvent",
     "OwnMembership",
     "Parsed",
@@ -63,7 +64,16 @@ class Problems:
     problems: tuple[Problem, ...]
 
 
-Parsed: TypeAlias = Membership | Leave | Problems
+@dataclass(frozen=True, slots=True)
+class Memberships:
+    """What an event says that speaks for several devices at once (D1)."""
+
+    memberships: tuple[Membership, ...]
+    problems: tuple[Problem, ...] = ()
+    """Of its parts that cannot be used."""
+
+
+Parsed: TypeAlias = Membership | Memberships | Leave | Problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,11 @@ class StateDialect:
         others, can_subscribe = _read_extension(content)
         origin = event.origin_server_ts_ms
         created = origin if created_ts_ms is None else created_ts_ms
-        lifetime = DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms
+        expires = created + (DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms)
+        believed = (
+            min(origin, max(created, origin - MAX_AGE_MS)),
+            min(expires, min(origin, event.received_ts_ms) + MAX_AGE_MS),
+        )
         return Membership(
             member=Member(
                 user_id=event.sender,
@@ -128,12 +132,13 @@ class StateDialect:
                 "type": application,
                 **{key: content[key] for key in content if key not in _SESSION_FIELDS},
             },
-            created_ts_ms=min(origin, max(created, origin - MAX_AGE_MS)),
-            expires_ts_ms=min(created + lifetime, min(origin, event.received_ts_ms) + MAX_AGE_MS),
+            created_ts_ms=believed[0],
+            expires_ts_ms=believed[1],
             dialect=self.name,
             event_id=event.event_id,
             room_id=room_id,
             encrypted=event.encrypted,
+            claims=None if believed == (created, expires) else (created, expires),
         )
 
     def join(self, own: OwnMembership) -> OwnEvent:
@@ -197,6 +202,8 @@ def _state_key(slot: Slot, member: Member, owned_state: bool) -> str:
 
 def _read_extension(content: JsonObject) -> tuple[tuple[Transport, ...], tuple[str, ...] | None]:
     """Read our own addition; when it is malformed the membership counts without it."""
+    if EXTENSION not in content:
+        return (), None
     reading = Reading()
     extension = reading.mapping(content, EXTENSION, required=False)
     if extension is None:

@@ -1,0 +1,106 @@
+"""Reading policies: which memberships count, and what of them is believed.
+
+In: the rule as a value, and the three that are always there. Out: what is the same under every policy,
+which is the session's (`rtcfoci.core.session`): one event of a key is current, and its member must be
+joined to the room, in the slot, and not expired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rtcfoci.core.model import Membership, SlotStatus
+from rtcfoci.errors import Problem
+
+__all__ = ["DEPLOYED", "POLICIES", "STRICT", "TOLERANT", "ReadingPolicy", "Refuses", "RoomView"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomView:
+    """What the room says that bears on who counts."""
+
+    slot_status: SlotStatus = SlotStatus.ABSENT
+    slot_encrypted: bool = False
+    """Whether the slot asks its members for encryption."""
+    room_encrypted: bool = False
+
+
+Refuses: TypeAlias = Callable[[Membership, str, RoomView], Problem | None]
+"""Why a membership (its event type, the room) does not count; None when it does. Pure, never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingPolicy:
+    """One way of reading a slot."""
+
+    name: str
+    refuses: Refuses
+    one_per_device: bool = True
+    """Of one device the membership that joined last is the member; else each is one."""
+    keeps_first_time: bool = True
+    """A sticky member joined with the first event of its chain; else with the current one."""
+    believes_claims: bool = False
+    """`created_ts` and `expires` of state count as claimed, however far away they are."""
+
+
+_NOT_COUNTED = {
+    name: Problem("dialect_not_counted", f"this policy does not count {name}")
+    for name in ("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D6/D7")
+}
+_SLOT_CLOSED = Problem("slot_closed", "the slot is closed")
+_SLOT_ABSENT = Problem("slot_absent", "the room has no such slot")
+_SLOT_IN_CLEAR = Problem("slot_closed", "the room is encrypted, and the slot does not ask for it")
+_NOT_ENCRYPTED = Problem("not_encrypted", "the room is encrypted, and the membership came in clear")
+
+
+def _not_counted(dialect: str) -> Problem:
+    known = _NOT_COUNTED.get(dialect)
+    return known or Problem("dialect_not_counted", f"this policy does not count {dialect[:80]}")
+
+
+def _refuses_nobody(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
+    return None
+
+
+_DEPLOYED_STATE = ("D2", "D3")
+_DEPLOYED_STICKY = ("D6", "D6/D7")
+_DEPLOYED_TYPES = ("org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member")
+"""The stable names are read by nobody yet."""
+
+
+def _as_deployed(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
+    if event_type not in _DEPLOYED_TYPES:
+        return Problem("dialect_not_counted", f"this policy does not count {event_type[:80]}")
+    if membership.dialect in _DEPLOYED_STICKY:
+        return _SLOT_CLOSED if room.slot_status is SlotStatus.CLOSED else None
+    return None if membership.dialect in _DEPLOYED_STATE else _not_counted(membership.dialect)
+
+
+def _as_written(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
+    if membership.dialect not in ("D7", "D6/D7"):
+        return _not_counted(membership.dialect)
+    if room.slot_status is not SlotStatus.OPEN:
+        return _SLOT_ABSENT if room.slot_status is SlotStatus.ABSENT else _SLOT_CLOSED
+    if room.room_encrypted:
+        if not room.slot_encrypted:
+            return _SLOT_IN_CLEAR
+        return None if membership.encrypted else _NOT_ENCRYPTED
+    return None
+
+
+DEPLOYED = ReadingPolicy(
+    name="deployed",
+    refuses=_as_deployed,
+    one_per_device=False,
+    keeps_first_time=False,
+    believes_claims=True,
+)
+"""As matrix-js-sdk 43 reads: D2, D3, D6 and the superset; an absent slot is open, a closed one hides
+sticky members only."""
+STRICT = ReadingPolicy(name="strict", refuses=_as_written)
+"""As MSC4143 says (text of 2026-07-24): D7 and the superset, in an open slot, encrypted as the room is."""
+TOLERANT = ReadingPolicy(name="tolerant", refuses=_refuses_nobody)
+"""Every dialect, whatever the slot says: what a participant goes by, so as to miss nobody."""
+POLICIES: tuple[ReadingPolicy, ...] = (DEPLOYED, STRICT, TOLERANT)
