@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         TrackRemoved,
     )
     from rtcfoci.call.join import join
+    from rtcfoci.call.prometheus import PrometheusExporter
+    from rtcfoci.call.stats import FocusStats
     from rtcfoci.call.trust import TrustPolicy
     from rtcfoci.core.conditions import Condition
     from rtcfoci.core.model import Member, Membership, Slot, Transport
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from rtcfoci.matrix.connect import connect
     from rtcfoci.media.frames import AudioFrame, Kind, VideoFrame
     from rtcfoci.media.tracks import FrameHub, LocalTrack, RemoteTrack, TrackId
+    from rtcfoci.plugin.stats import PairStats, PathStats
 
 __all__ = [
     "AudioFrame",
@@ -52,15 +55,19 @@ __all__ = [
     "ConditionRaised",
     "DataReceived",
     "FocusChanged",
+    "FocusStats",
     "FrameHub",
     "Kind",
     "LocalTrack",
     "Member",
     "Membership",
+    "PairStats",
     "Participant",
     "ParticipantChanged",
     "ParticipantJoined",
     "ParticipantLeft",
+    "PathStats",
+    "PrometheusExporter",
     "RemoteTrack",
     "RtcfociError",
     "Slot",
@@ -94,6 +101,8 @@ _HOMES = {
         "TrackRemoved",
     ),
     "rtcfoci.call.join": ("join",),
+    "rtcfoci.call.prometheus": ("PrometheusExporter",),
+    "rtcfoci.call.stats": ("FocusStats",),
     "rtcfoci.call.trust": ("TrustPolicy",),
     "rtcfoci.core.conditions": ("Condition",),
     "rtcfoci.core.model": ("Member", "Membership", "Slot", "Transport"),
@@ -101,6 +110,7 @@ _HOMES = {
     "rtcfoci.matrix.connect": ("connect",),
     "rtcfoci.media.frames": ("AudioFrame", "Kind", "VideoFrame"),
     "rtcfoci.media.tracks": ("FrameHub", "LocalTrack", "RemoteTrack", "TrackId"),
+    "rtcfoci.plugin.stats": ("PairStats", "PathStats"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -28,7 +28,7 @@ def test_no_module_is_too_long(path: Path) -> None:
 
 
 def test_the_contract_fits_on_a_few_pages() -> None:
-    assert _lines(PACKAGE / "plugin/hookspecs.py", PACKAGE / "plugin/backend.py") <= 400
+    assert _lines(PACKAGE / "plugin/hookspecs.py", PACKAGE / "plugin/backend.py") <= 420
 
 
 def test_the_memory_backend_is_small() -> None:

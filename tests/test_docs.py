@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from rtcfoci.core.conditions import KINDS
+from rtcfoci.core.problems import KINDS as PROBLEMS
 from rtcfoci.plugin import backend, builtin, hookspecs
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,7 @@ STEPS = [
     "tutorial/write-a-backend.md",
     "how-to/send-hear-record.md",
     "how-to/test-your-app.md",
+    "how-to/add-a-dialect.md",
 ]
 
 
@@ -170,6 +172,15 @@ def test_every_hook_has_a_heading_with_its_signature_and_words() -> None:
 def test_the_conditions_page_lists_every_kind(expanded: dict[Path, str]) -> None:
     page = expanded[DOCS / "reference/conditions.md"]
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == sorted(KINDS)
+
+
+@pytest.mark.docs
+def test_the_dialects_page_lists_every_dialect_and_problem(expanded: dict[Path, str]) -> None:
+    page = expanded[DOCS / "reference/dialects.md"]
+    codes = re.findall(r"^\| `(\w+)` \| [^|]*\|$", page, re.MULTILINE)
+    assert sorted(codes) == sorted(PROBLEMS)
+    names = re.findall(r"^\| (D[\dD/]+) \|.*\| (?:yes|no) \|$", page, re.MULTILINE)
+    assert names == [info.name for info in builtin.rtcfoci_dialects()]
 
 
 @pytest.mark.docs

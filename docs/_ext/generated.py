@@ -1,13 +1,15 @@
 """Facts that pages take from the code: a comment line such as `<!-- api: module -->` becomes Markdown.
 
-In: signatures and docstrings read from the source without importing it, the table of conditions, the
-error tree, the picture of the layers, and mermaid diagrams shown as their text (no script is loaded).
+In: signatures and docstrings read from the source without importing it, the tables of conditions, dialects,
+captures and problems, the error tree, the picture of the layers, and mermaid diagrams shown as their text (no
+script is loaded).
 Out: prose, which the pages hold themselves.
 """
 
 import ast
 import html
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -61,6 +63,43 @@ def conditions(_: str = "") -> str:
     return "\n".join(["| code | what it says | | remedy |", "|---|---|---|---|", *rows])
 
 
+def dialects(_: str = "") -> str:
+    """Tabulate the membership dialects that are always there."""
+    from rtcfoci.plugin.builtin import rtcfoci_dialects
+
+    rows = [
+        f"| {info.name} | {info.summary} | {' '.join(f'`{kind}`' for kind in info.event_types)} "
+        f"| {'yes' if info.writable else 'no'} |"
+        for info in rtcfoci_dialects()
+    ]
+    head = ["| dialect | what it is | event types | written |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def captured(_: str = "") -> str:
+    """Tabulate the clients whose events the tests hold, by dialect."""
+    senders: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "tests/core/dialects/captured").glob("*.json")):
+        held = json.loads(file.read_text(encoding="utf-8"))
+        package = held["captured_from"]["package"].removeprefix("@element-hq/")
+        senders.setdefault(held["dialect"], []).append(package)
+    rows = [f"| {dialect} | {', '.join(names)} |" for dialect, names in sorted(senders.items())]
+    return "\n".join(["| dialect | sent by |", "|---|---|", *rows])
+
+
+def problems(about: str) -> str:
+    """Tabulate the codes of problems that are about one thing."""
+    from rtcfoci.core.problems import KINDS
+
+    rows = [
+        f"| `{kind.code}` | {kind.what} |"
+        for _, kind in sorted(KINDS.items())
+        if kind.about.name == about
+    ]
+    assert rows, f"no problem is about {about}"
+    return "\n".join(["| code | what it says |", "|---|---|", *rows])
+
+
 def errors(_: str = "") -> str:
     """Show the tree of exceptions, as the module draws it."""
     doc = ast.get_docstring(_tree("rtcfoci.errors")) or ""
@@ -111,10 +150,13 @@ def help_text(command: str) -> str:
 
 MAKERS: dict[str, Callable[[str], str]] = {
     "api": api,
+    "captured": captured,
     "conditions": conditions,
+    "dialects": dialects,
     "errors": errors,
     "help": help_text,
     "layers": layers,
+    "problems": problems,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +22,9 @@ from rtcfoci.call.foci import Foci
 from rtcfoci.call.link import Link, Offer
 from rtcfoci.call.remotes import Participant, Remotes
 from rtcfoci.call.sessions import wall_now
+from rtcfoci.call.stats import FocusStats, gather
 from rtcfoci.core.conditions import Condition, Conditions
-from rtcfoci.core.model import JsonObject, Member, Membership, Now, Slot
+from rtcfoci.core.model import JsonObject, Member, Membership, Now, RoomEvent, Slot
 from rtcfoci.core.signals import Signal
 from rtcfoci.errors import BackendError, Problem, RtcfociError, UsageError
 from rtcfoci.matrix.client import MatrixClient, ToDevice
@@ -61,6 +63,7 @@ class Call:
         encrypted: bool,
         announced: frozenset[Kind],
         now: Callable[[], Now] | None = None,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.client = client
         self.slot = slot
@@ -71,7 +74,10 @@ class Call:
         self.announced = announced
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
+        self.random_bytes = random_bytes
         self._now = now or wall_now
+        self._server_ahead_ms: float | None = None
+        """What to add to our monotonic clock for the homeserver's; None until it has told."""
         self._stream: EventStream[ev.CallEvent] = EventStream(
             droppable=(ev.DataReceived, ev.SpeakingChanged)
         )
@@ -222,13 +228,9 @@ class Call:
     insecure = False
     """Whether the application accepted less protection than the room asks."""
 
-    async def stats(self) -> Mapping[str, Mapping[str, float | str]]:
-        """Figures per remote member or track; units in the names."""
-        merged: dict[str, Mapping[str, float | str]] = {}
-        for link in self.foci.links:
-            if link.connection is not None:
-                merged.update(await link.connection.stats())
-        return merged
+    async def stats(self) -> tuple[FocusStats, ...]:
+        """Give the figures of every focus that we are connected to, member by member."""
+        return await gather(self.foci.links)
 
     def extension(self, kind: type[_T]) -> _T | None:
         """Return a backend's typed extra from the first connection that has it."""
@@ -252,7 +254,27 @@ class Call:
     # What the parts report.
 
     def now(self) -> Now:
-        return self._now()
+        """Give our monotonic clock and the homeserver's, which is the same for all its clients.
+
+        Members judge by it how old a signal is and when a membership ends, so that a wrong clock here, or
+        one that is set in the call, keeps nobody apart.
+        """
+        now = self._now()
+        if self._server_ahead_ms is None:
+            return now
+        return Now(now.s, round(now.s * 1000 + self._server_ahead_ms))
+
+    def learn_time(self, events: Sequence[RoomEvent]) -> None:
+        """Read the homeserver's clock from the age of an event: of one of our own, which no other server
+        has a say in.
+        """
+        for event in reversed(events):
+            if event.sender == self.member.user_id and event.age_ms is not None:
+                now = self._now()
+                passed_ms = now.ts_ms - event.received_ts_ms
+                server_ts_ms = event.origin_server_ts_ms + event.age_ms + passed_ms
+                self._server_ahead_ms = server_ts_ms - now.s * 1000
+                return
 
     def spawn(
         self, work: Coroutine[object, object, None], *, name: str, vital: bool = False

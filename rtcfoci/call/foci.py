@@ -116,6 +116,8 @@ class Foci:
         self._retiring: dict[tuple[str, str], float] = {}
         self._session: tuple[Membership, ...] = ()
         self._members: tuple[Membership, ...] = ()
+        self._own_membership: Membership | None = None
+        """Our own membership, as others read it."""
         self._tracks: tuple[LocalTrack, ...] = ()
         self._publishing: tuple[str, str] | None = None
         self._announced: Offer | None = None
@@ -188,6 +190,7 @@ class Foci:
         """Take the session's other members and bring every link into step."""
         self._session = tuple(members)
         self._members = tuple(m for m in members if m.member != self._own)
+        self._own_membership = next((m for m in members if m.member == self._own), None)
         self._arrange()
 
     def set_tracks(self, tracks: Iterable[LocalTrack]) -> None:
@@ -281,6 +284,7 @@ class Foci:
             if link is None:
                 link = self._links[key] = self._open(offer, key[1], frozenset(roles_wanted))
             link.require(frozenset(roles_wanted))
+            link.set_own(self._own_membership)
             link.set_members(members)
             link.set_tracks(self._tracks)
         present = {m.member for m in self._members}

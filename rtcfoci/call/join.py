@@ -16,10 +16,11 @@ from rtcfoci.call.context import CallContext
 from rtcfoci.call.foci import Accepted, Foci
 from rtcfoci.call.preflight import RoomFacts, inspect_room, require_power
 from rtcfoci.call.presence import Presence, Writer
-from rtcfoci.call.sessions import find_dialect, installed_dialects
+from rtcfoci.call.sessions import find_dialect, installed_dialects, writable_dialects
 from rtcfoci.call.signalling import Signalling
 from rtcfoci.call.trust import TrustedHttp, TrustPolicy, origins_in
-from rtcfoci.core.dialects import Dialect, OwnMembership, is_livekit
+from rtcfoci.core.dialects import OwnMembership, WritableDialect, is_livekit
+from rtcfoci.core.dialects.dangers import dangers
 from rtcfoci.core.dialects.state import state_member_id
 from rtcfoci.core.lifecycle import LifecycleConfig
 from rtcfoci.core.model import JsonObject, Member, Now, Slot, SlotStatus, Transport
@@ -36,6 +37,7 @@ from rtcfoci.errors import (
 )
 from rtcfoci.matrix.client import MatrixClient, ServerSupport
 from rtcfoci.matrix.rooms import resolve_alias
+from rtcfoci.matrix.together import together
 from rtcfoci.media.frames import Kind
 from rtcfoci.plugin.hookspecs import FocusType, Security, Topology
 from rtcfoci.plugin.manager import PluginManager
@@ -65,6 +67,7 @@ async def join(
     application_data: JsonObject | None = None,
     announce: Iterable[Kind] = (),
     dialect: str | None = None,
+    force: bool = False,
     selection: str | None = None,
     open_slot: Literal["auto", "never"] = "auto",
     allow_insecure: bool = False,
@@ -72,6 +75,7 @@ async def join(
     lifecycle: LifecycleConfig | None = None,
     plugins: PluginManager | None = None,
     now: Callable[[], Now] | None = None,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AsyncIterator[Call]:
     """Join a call; on leaving the block, whatever the reason, the membership is withdrawn.
 
@@ -86,6 +90,8 @@ async def join(
     :param announce: kinds of media that will be published; some foci decide by it who fits.
     :param dialect: membership dialect to write, such as `D3`; chosen by the rules of the house
         unless given.
+    :param force: write a membership even if it would crash other people's clients
+        (`rtcfoci.core.dialects.dangers`).
     :param selection: name of a selection policy; `oldest_membership` for elected types, else
         `each_its_own`.
     :param open_slot: `auto` opens an existing closed slot where our power permits; no slot is ever
@@ -93,6 +99,7 @@ async def join(
     :param allow_insecure: in an encrypted room, accept foci that protect media or data less.
     :param plugins: what is installed, if it was loaded already.
     :param now: both clocks; only tests need it.
+    :param random_bytes: where ids come from; only tests need another source.
     :raises UsageError: for an unknown focus type, dialect or policy.
     :raises PreflightError: with everything that would make the join fail.
     :raises SelectionError: when no accepted focus type can be used.
@@ -103,7 +110,7 @@ async def join(
     async with _adapted(client) as adapter:
         room_id = await resolve_alias(adapter, room)
         place = Slot(room_id=room_id, application=application, name=slot)
-        facts, support = await asyncio.gather(inspect_room(adapter, room_id), adapter.support())
+        facts, support = await together(inspect_room(adapter, room_id), adapter.support())
         usable = _secure_enough([kind for kind, _ in chosen], facts, allow_insecure)
         if facts.encrypted and any(kind.capabilities.needs_signalling for kind in usable):
             _require_encryption(adapter)
@@ -114,12 +121,14 @@ async def join(
         call = Call(
             adapter,
             place,
-            _own_member(adapter, written),
+            _own_member(adapter, written, random_bytes),
             encrypted=facts.encrypted,
             announced=frozenset(announce),
             now=now,
+            random_bytes=random_bytes,
         )
         call.insecure = allow_insecure
+        call.learn_time(facts.state)
         try:
             known = origins_in([*(c for _, c in configs), *(t.raw for t in advertised)])
             http = TrustedHttp(trust or TrustPolicy(), known)
@@ -139,7 +148,14 @@ async def join(
             await _while_it_lasts(
                 call,
                 _bring_up(
-                    call, manager, written, facts, support, application_data or {}, lifecycle
+                    call,
+                    manager,
+                    written,
+                    facts,
+                    support,
+                    application_data or {},
+                    lifecycle,
+                    force,
                 ),
             )
             if open_slot == "auto":
@@ -182,13 +198,13 @@ async def _see_off(call: Call) -> None:
 async def _bring_up(
     call: Call,
     manager: PluginManager,
-    written: Dialect,
+    written: WritableDialect,
     facts: RoomFacts,
     support: ServerSupport,
     application_data: JsonObject,
     lifecycle: LifecycleConfig | None,
+    force: bool,
 ) -> None:
-    readers = installed_dialects(manager)
     own = OwnMembership(
         slot=call.slot,
         member=call.member,
@@ -197,12 +213,15 @@ async def _bring_up(
         application=application_data,
         owned_state=facts.room_version.startswith(_OWNED_STATE),
     )
-    session = Session(call.slot, readers)
+    writer = Writer(written, own, writable_dialects(manager)).on(call.foci.own_offer)
+    if not force:
+        _require_harmless(writer)
+    session = Session(call.slot, installed_dialects(manager))
     call.signalling = Signalling(call, session)
     call.presence = Presence(
         call.client,
         session,
-        Writer(written, own, readers).on(call.foci.own_offer),
+        writer,
         support,
         call,
         config=lifecycle,
@@ -212,7 +231,7 @@ async def _bring_up(
     call.spawn(call.foci.prepare(), name="prepare")
     call.on_closing(call.presence.leave)
     await call.presence.wait_primed()
-    await call.presence.join(secrets.token_hex(8))
+    await call.presence.join(call.random_bytes(8).hex())
     call.foci.start()
 
 
@@ -317,7 +336,7 @@ def _dialect(
     advertised: Sequence[Transport],
     facts: RoomFacts,
     support: ServerSupport,
-) -> Dialect:
+) -> WritableDialect:
     """Choose what to write by design.md, Wire choices.
 
     D3 is what deployed clients see. A member that has no focus they know is written as a
@@ -341,10 +360,28 @@ def _dialect(
     return find_dialect(manager, "D3")
 
 
-def _own_member(client: MatrixClient, written: Dialect) -> Member:
+def _require_harmless(writer: Writer) -> None:
+    """Refuse a membership that would crash other people's clients (design.md, invariant 9)."""
+    event = writer.join(lifetime_ms=writer.own.lifetime_ms)
+    found = dangers(event.content, event.type)
+    if found:
+        raise PreflightError(
+            [
+                RtcfociError(
+                    f"what dialect {writer.dialect.name} writes would crash other people's clients",
+                    why="; ".join(problem.message for problem in found),
+                    do="choose another dialect, or join with force=True (--force)",
+                )
+            ]
+        )
+
+
+def _own_member(
+    client: MatrixClient, written: WritableDialect, random_bytes: Callable[[int], bytes]
+) -> Member:
     # State dialects have one identity for each device; sticky ones a new one for each join.
     member_id = (
-        secrets.token_hex(16)
+        random_bytes(16).hex()
         if written.sticky
         else state_member_id(client.user_id, client.device_id)
     )

@@ -77,11 +77,13 @@ class Link:
         self.roles: frozenset[Role] = roles
         self.connection: Connection | None = None
         self.members: dict[Member, Membership] = {}
+        self.own: Membership | None = None
         self.tracks: dict[object, LocalTrack] = {}
         self.failures: int = 0
         self._observer = observer
         self._context = context
         self._applied: dict[Member, Membership] = {}
+        self._applied_own: Membership | None = None
         self._published: dict[object, tuple[LocalTrack, bool]] = {}
         self._signals: deque[tuple[Member, JsonObject, SignalSecurity]] = deque(
             maxlen=_SIGNALS_WAITING
@@ -104,6 +106,12 @@ class Link:
         """Say who is reached through this link from now on."""
         self.members = {m.member: m for m in members}
         self._dirty.set()
+
+    def set_own(self, membership: Membership | None) -> None:
+        """Say how our own membership reads; None: nobody has seen it yet, or it is gone."""
+        if membership is not None:
+            self.own = membership
+            self._dirty.set()
 
     def set_tracks(self, tracks: Iterable[LocalTrack]) -> None:
         """Say what we publish here from now on; call again when a track was muted."""
@@ -149,7 +157,7 @@ class Link:
                 continue
             began_s = loop.time()
             self.connection = connection
-            self._applied, self._published = {}, {}
+            self._applied, self._applied_own, self._published = {}, None, {}
             self._dirty.set()
             reader = asyncio.create_task(self._read(connection))
             keeper = asyncio.create_task(self._keep(connection))
@@ -227,6 +235,10 @@ class Link:
             self._context.log.warning("a signal of %s failed: %s", member, type(error).__name__)
 
     async def _apply_members(self, connection: Connection) -> None:
+        own = self.own
+        if own is not None and own != self._applied_own:
+            await connection.set_own(own)
+            self._applied_own = own
         wanted = self.members
         added = [m for k, m in wanted.items() if k not in self._applied]
         changed = [m for k, m in wanted.items() if k in self._applied and self._applied[k] != m]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rtcfoci.call.link import Offer
 from rtcfoci.core import effects as fx
-from rtcfoci.core.dialects import Dialect, OwnEvent, OwnMembership
+from rtcfoci.core.dialects import OwnEvent, OwnMembership, WritableDialect
 from rtcfoci.core.lifecycle import Goal, Lifecycle, LifecycleConfig
 from rtcfoci.core.model import Member, Membership, Now, RoomEvent, SlotStatus, Transport
 from rtcfoci.core.session import (
@@ -42,19 +42,21 @@ _LONGEST_WAIT_S = 3600.0
 class Writer:
     """Writes the events of one join in one dialect, and knows the leaves that this device left behind.
 
-    :param readers: every installed dialect; a crashed process may have used another one.
+    :param written: every dialect that can be written; a crashed process may have used another one.
     """
 
-    def __init__(self, dialect: Dialect, own: OwnMembership, readers: Sequence[Dialect]) -> None:
+    def __init__(
+        self, dialect: WritableDialect, own: OwnMembership, written: Sequence[WritableDialect]
+    ) -> None:
         self.dialect = dialect
         self.own = own
-        self.readers = readers
+        self.written = written
 
     def on(self, offer: Offer) -> Writer:
         """Write the same membership with another transport."""
         raw = offer.backend.render(offer.transport, self.dialect.name)
         transport = Transport(str(raw.get("type", offer.transport.type)), raw)
-        return Writer(self.dialect, replace(self.own, transports=(transport,)), self.readers)
+        return Writer(self.dialect, replace(self.own, transports=(transport,)), self.written)
 
     def join(self, *, lifetime_ms: int) -> OwnEvent:
         return self.dialect.join(replace(self.own, lifetime_ms=lifetime_ms))
@@ -70,14 +72,14 @@ class Writer:
         return self.dialect.leave(self.own)
 
     def owns(self, held: fx.HeldEvent) -> bool:
-        for reader in self.readers:
-            if held.type not in reader.event_types:
+        for dialect in self.written:
+            if held.type not in dialect.event_types:
                 continue
             if held.state_key is not None:
-                leaves = (reader.leave(replace(self.own, owned_state=o)) for o in (False, True))
-                if not reader.sticky and any(held.state_key == e.state_key for e in leaves):
+                leaves = (dialect.leave(replace(self.own, owned_state=o)) for o in (False, True))
+                if not dialect.sticky and any(held.state_key == e.state_key for e in leaves):
                     return True
-            elif reader.sticky:
+            elif dialect.sticky:
                 member = held.content.get("member")
                 device_id = member.get("device_id") if isinstance(member, dict) else None
                 slot_id = held.content.get("slot_id")
@@ -100,6 +102,7 @@ class PresenceObserver(Protocol):
     ) -> None: ...
     def on_ignored(self, sender: str, problems: Sequence[Problem]) -> None: ...
     def on_to_device(self, message: ToDevice) -> None: ...
+    def learn_time(self, events: Sequence[RoomEvent]) -> None: ...
 
 
 class Presence:
@@ -227,8 +230,12 @@ class Presence:
 
     def _room_update(self, update: RoomUpdate) -> None:
         changed = False
+        self._observer.learn_time(update.events)
+        now = self._observer.now()
         for event in update.events:
-            changed |= self._tell(self.session.receive(event, self._observer.now()), event)
+            if event.sticky_ttl_ms is not None:  # counted from the clock that the session goes by
+                event = replace(event, received_ts_ms=now.ts_ms)
+            changed |= self._tell(self.session.receive(event, now), event)
             if event.type == "m.room.tombstone" and event.state_key == "":
                 replacement = event.content.get("replacement_room")
                 self._observer.on_condition("room_upgraded", "", f"replaced by {replacement}")

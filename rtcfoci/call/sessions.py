@@ -9,16 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
-from rtcfoci.core.dialects import Dialect
+from rtcfoci.core.dialects import Dialect, WritableDialect
 from rtcfoci.core.model import Now, Slot
+from rtcfoci.core.policies import ReadingPolicy
 from rtcfoci.core.session import Session, SessionDiff
-from rtcfoci.errors import ClientError, UsageError
+from rtcfoci.errors import ClientError, PluginError, UsageError
 from rtcfoci.matrix.client import Connectivity, MatrixClient, RoomUpdate
 from rtcfoci.plugin.manager import PluginManager
 from rtcfoci.plugin.reference import resolve
 
-__all__ = ["find_dialect", "follow_session", "installed_dialects", "wall_now"]
+__all__ = [
+    "find_dialect",
+    "follow_session",
+    "installed_dialects",
+    "reading_policies",
+    "wall_now",
+    "writable_dialects",
+]
 
 
 def wall_now() -> Now:
@@ -31,7 +40,12 @@ def installed_dialects(plugins: PluginManager) -> tuple[Dialect, ...]:
     return tuple(_make(info.dialect, info.name) for info in plugins.dialects)
 
 
-def find_dialect(plugins: PluginManager, name: str) -> Dialect:
+def writable_dialects(plugins: PluginManager) -> tuple[WritableDialect, ...]:
+    """Make every dialect that can be written."""
+    return tuple(_writable(info.dialect, info.name) for info in plugins.dialects if info.writable)
+
+
+def find_dialect(plugins: PluginManager, name: str) -> WritableDialect:
     """Find a writable dialect by name. :raises UsageError: when there is none."""
     writable = {info.name: info for info in plugins.dialects if info.writable}
     if name not in writable:
@@ -40,12 +54,45 @@ def find_dialect(plugins: PluginManager, name: str) -> Dialect:
             why=f"installed: {', '.join(writable)}",
             do="choose one of those, or leave it out",
         )
-    return _make(writable[name].dialect, name)
+    return _writable(writable[name].dialect, name)
+
+
+def reading_policies(plugins: PluginManager) -> tuple[ReadingPolicy, ...]:
+    """Give every reading policy that is installed. :raises PluginError: when one is none."""
+    found = []
+    for info in plugins.reading_policies:
+        policy = resolve(info.policy, plugin=info.name)
+        if not isinstance(policy, ReadingPolicy):
+            raise PluginError(
+                f"{info.policy} is not a ReadingPolicy",
+                plugin=info.name,
+                why=f"it is a {type(policy).__name__}",
+                do="name an instance of rtcfoci.core.policies.ReadingPolicy",
+            )
+        found.append(replace(policy, name=info.name))
+    return tuple(found)
 
 
 def _make(reference: str, name: str) -> Dialect:
+    return _made(reference, name)
+
+
+def _writable(reference: str, name: str) -> WritableDialect:
+    dialect = _made(reference, name)
+    lacking = [part for part in ("join", "refresh", "leave") if not hasattr(dialect, part)]
+    if lacking:
+        raise PluginError(
+            f"dialect {name} cannot be written",
+            plugin=name,
+            why=f"{reference} has no {', '.join(lacking)}",
+            do="implement rtcfoci.core.dialects.WritableDialect, or declare writable=False",
+        )
+    return dialect
+
+
+def _made(reference: str, name: str) -> WritableDialect:
     made = resolve(reference, plugin=name)
-    dialect: Dialect = made() if isinstance(made, type) else made  # type: ignore[assignment]
+    dialect: WritableDialect = made() if isinstance(made, type) else made  # type: ignore[assignment]
     return dialect
 
 

@@ -6,9 +6,8 @@ backend's.
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from rtcfoci.core.model import JsonObject, Member, Now, Slot
@@ -41,6 +40,7 @@ class SignalObserver(Protocol):
     member: Member
     encrypted: bool
     counters: Counter[str]
+    random_bytes: Callable[[int], bytes]
 
     def now(self) -> Now: ...
     def on_signal(self, signal: Signal) -> None: ...
@@ -53,7 +53,7 @@ class Signalling:
     def __init__(self, call: SignalObserver, session: Session) -> None:
         self._call = call
         self._inbox = SignalInbox(call.slot, call.member, session.has)
-        self._attempt = secrets.token_hex(8)
+        self._attempt = call.random_bytes(8).hex()
         self._sent: Counter[Member] = Counter()
         self._known: frozenset[Member] = frozenset()
         self._suspects: set[str] = set()
@@ -80,7 +80,7 @@ class Signalling:
             payload=payload,
             attempt=self._attempt,
             seq=self._sent[member],
-            message_id=secrets.token_hex(16),
+            message_id=call.random_bytes(16).hex(),
             now_ts_ms=call.now().ts_ms,
         )
         await call.client.send_to_device(

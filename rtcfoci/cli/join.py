@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,9 +66,24 @@ def run(arguments: list[str]) -> int:
         help="how long after a crash the homeserver withdraws us (default: 18)",
     )
     parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve figures for Prometheus on this port of loopback; 0: any free one",
+    )
+    parser.add_argument(
         "--duration", type=seconds, metavar="S", help="leave after this many seconds"
     )
-    parser.add_argument("--dialect", help="membership dialect to write: D2, D3 or D6/D7")
+    parser.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="membership dialect to write, as `rtcfoci plugins` lists them (default: what fits)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write a membership even if it would crash other people's clients",
+    )
     parser.add_argument(
         "--open-slot",
         choices=("auto", "never"),
@@ -152,6 +168,7 @@ async def _join(options: argparse.Namespace) -> int:
 
 async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asyncio.Event) -> int:
     from rtcfoci.call.join import join
+    from rtcfoci.call.prometheus import PrometheusExporter
     from rtcfoci.call.sessions import find_dialect
     from rtcfoci.cli.monitor import JsonReporter, TableReporter
     from rtcfoci.media.specs import check_folder, check_source, open_source
@@ -167,10 +184,16 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
         check_source(spec)
     if options.record is not None:
         check_folder(options.record)
+    exporter = None if options.metrics_port is None else PrometheusExporter()
     sources = [open_source(spec) for spec in options.source]
     announce = {kind for source in sources for kind in source.hubs}
     client: MatrixClient | None = None
+    stop_serving: Callable[[], None] | None = None
     try:
+        if exporter is not None:
+            port, stop_serving = exporter.serve(options.metrics_port)
+            if options.metrics_port == 0:
+                sys.stderr.write(f"metrics: http://127.0.0.1:{port}/metrics\n")
         client = await connect_account(options)
         async with join(
             client,
@@ -180,12 +203,15 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
             application=options.application,
             announce=announce,
             dialect=options.dialect,
+            force=options.force,
             open_slot=options.open_slot,
             allow_insecure=options.allow_insecure,
             lifecycle=_lifecycle(options.leave_delay),
             plugins=manager,
         ) as call:
             joined.set()
+            if exporter is not None:
+                exporter.add(call)
             reporter = JsonReporter(call) if current().json else TableReporter(call)
             try:
                 return await _take_part(call, options, sources, reporter, stopped)
@@ -195,6 +221,8 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
         await asyncio.gather(*(source.aclose() for source in sources))
         if client is not None:
             await client.aclose()
+        if stop_serving is not None:
+            await asyncio.to_thread(stop_serving)
 
 
 def _lifecycle(leave_delay_s: float | None) -> LifecycleConfig | None:
@@ -248,6 +276,7 @@ async def _take_part(
     async def tick() -> None:
         while True:
             await asyncio.sleep(1.0)
+            reporter.stats = await call.stats()
             reporter.tick()
 
     async def count() -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rtcfoci.call import events as ev
+from rtcfoci.cli.figures import figures_json, figures_table
 from rtcfoci.cli.options import printable
 from rtcfoci.media.frames import AudioFrame
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from rtcfoci.call.call import Call
+    from rtcfoci.call.stats import FocusStats
     from rtcfoci.core.conditions import Condition
     from rtcfoci.media.frames import Frame
     from rtcfoci.media.tracks import RemoteTrack, TrackId
@@ -68,6 +70,8 @@ class Reporter:
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.stats: Sequence[FocusStats] = ()
+        """The newest figures; whoever drives this asks the call for them."""
         self.counters: dict[TrackId, TrackCounter] = {}
 
     def on_event(self, event: ev.CallEvent) -> None:
@@ -129,6 +133,7 @@ class JsonReporter(Reporter):
                     }
                     for p in self.call.participants
                 ],
+                "stats": figures_json(self.stats),
                 "conditions": [_condition(c) for c in self.call.conditions],
             }
         )
@@ -179,7 +184,10 @@ class TableReporter(Reporter):
 
         table = Table()
         for heading in ("participant", "track", "frames", "per second", "last"):
-            table.add_column(heading, justify="left" if heading[0] in "pt" else "right")
+            words = heading in ("participant", "track")
+            table.add_column(
+                heading, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
+            )
         for participant in self.call.participants:
             mine = [
                 c for c in self.counters.values() if c.track.track_id.member == participant.member
@@ -206,7 +214,8 @@ class TableReporter(Reporter):
             )
             for c in self.call.conditions
         ]
-        return Group(title, table, *health)
+        figures = figures_table(self.stats, self._console.width)
+        return Group(title, table, *([figures] if figures else []), *health)
 
 
 def describe(event: ev.CallEvent) -> str:

@@ -86,6 +86,14 @@ def _as_text(report: Report) -> Iterable[str]:
         ],
     )
     yield from _table(
+        "READING",
+        ("RULE", "FROM"),
+        [
+            (offer.descriptor.name, offer.descriptor.summary or "-", _source(offer.plugin))
+            for offer in report.reading_policies
+        ],
+    )
+    yield from _table(
         "COMMAND",
         ("SUMMARY", "FROM"),
         [
@@ -107,7 +115,8 @@ def _silent(report: Report) -> list[PluginInfo]:
     """Find plugins of which nothing came: often a reference to another module than the hooks'."""
     heard = {failure.plugin for failure in report.failures}
     for offers in (
-        report.focus_types, report.dialects, report.selection_policies, report.cli_commands
+        report.focus_types, report.dialects, report.selection_policies,
+        report.reading_policies, report.cli_commands,
     ):  # fmt: skip
         heard |= {offer.plugin for offer in offers}
     return [info for info in report.plugins if info not in heard]
@@ -166,6 +175,14 @@ def _as_json(report: Report) -> dict[str, object]:
                 **_origin(offer.plugin),
             }
             for offer in report.selection_policies
+        ],
+        "reading_policies": [
+            {
+                "name": offer.descriptor.name,
+                "summary": offer.descriptor.summary,
+                **_origin(offer.plugin),
+            }
+            for offer in report.reading_policies
         ],
         "cli_commands": [
             {

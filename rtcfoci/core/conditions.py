@@ -157,7 +157,7 @@ _KINDS = (
 )
 
 KINDS: Mapping[str, ConditionKind] = MappingProxyType({kind.code: kind for kind in _KINDS})
-"""Every code that the project raises or that focus types share; a plugin's own begin with its type."""
+"""Every code that the project raises or that focus types share; a plugin's own begin with its name."""
 
 
 class Conditions:

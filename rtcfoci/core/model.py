@@ -129,6 +129,15 @@ class Membership:
     """Whether the event came encrypted."""
     claims: tuple[int, int] | None = None
     """When the sender says it joined and expires, where that lies beyond what is believed."""
+    more: JsonObject = field(default_factory=dict)
+    """Fields of the event that its dialect does not know; written again as they are."""
+    extended: int = 0
+    """How many of `transports`, the last ones, travelled in our extension of a state dialect."""
+
+    @property
+    def published(self) -> tuple[Transport, ...]:
+        """The transports in the place where every client looks for them."""
+        return self.transports[: len(self.transports) - self.extended]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +162,5 @@ class RoomEvent:
     """The device whose key decrypted it; None in clear or when that is not known."""
     redacts: str | None = None
     """The id of the event this one redacts."""
+    age_ms: int | None = None
+    """How old the server says it was when it reached us; only of our own events is that its own word."""

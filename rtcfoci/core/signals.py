@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias
 
-from rtcfoci.core.dialects import Reading, is_shallow
+from rtcfoci.core.dialects.reading import Reading, is_shallow
 from rtcfoci.core.model import JsonObject, Member, Now, Slot
 
 __all__ = [

@@ -13,11 +13,11 @@ so that a leave would fire at the join.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 from urllib.parse import quote
-from uuid import uuid4
 
 from rtcfoci.core.model import JsonObject, RoomEvent
 from rtcfoci.errors import ClientError, UnreachableError
@@ -29,6 +29,7 @@ from rtcfoci.matrix.loop import Decrypter, SyncLoop
 from rtcfoci.matrix.sticky import StickyEvents
 from rtcfoci.matrix.store import DeviceStore, wall_clock_ts_ms
 from rtcfoci.matrix.sync import read_event
+from rtcfoci.matrix.together import together
 
 __all__ = ["CsClient", "Encrypter", "segment"]
 
@@ -65,6 +66,8 @@ class CsClient:
     """One device of one user on one homeserver.
 
     It owns the requester and the store, and closes them.
+
+    :param random_bytes: where transaction ids and odd waits come from; only tests need another source.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class CsClient:
         access_token: str,
         store: DeviceStore | None = None,
         wall_ts_ms: Callable[[], int] = wall_clock_ts_ms,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.homeserver_url = homeserver_url
         self.user_id = user_id
@@ -87,6 +91,7 @@ class CsClient:
         self._requester = requester
         self._token = access_token
         self._wall_ts_ms = wall_ts_ms
+        self._random_bytes = random_bytes
         self._support: ServerSupport | None = None
         self._action_in_path = True
         self._schedules_apart = True
@@ -185,7 +190,7 @@ class CsClient:
 
     async def support(self) -> ServerSupport:
         if self._support is None:
-            versions, capabilities, transports = await asyncio.gather(
+            versions, capabilities, transports = await together(
                 self.call("say what it offers", "GET", "/_matrix/client/versions"),
                 self.call("say what it allows", "GET", f"{_V3}/capabilities"),
                 self._has_transports(),
@@ -343,7 +348,7 @@ class CsClient:
                 )
             content = await self.encrypter.encrypt(event_type, user_id, device_id, content)
             event_type = "m.room.encrypted"
-        path = f"{_V3}/sendToDevice/{segment(event_type)}/{uuid4().hex}"
+        path = f"{_V3}/sendToDevice/{segment(event_type)}/{self._random_bytes(16).hex()}"
         body = {"messages": {user_id: {device_id: content}}}
         await self.call("pass a message to a device", "PUT", path, body=body)
 
@@ -361,7 +366,13 @@ class CsClient:
         """Start syncing, if it has not begun; `updates` does it by itself."""
         if self._sync is None and not self._closed:
             loop = SyncLoop(
-                self._poll, self.snapshot, self.feed, self.store, self.encrypter, self._wall_ts_ms
+                self._poll,
+                self.snapshot,
+                self.feed,
+                self.store,
+                self.encrypter,
+                self._wall_ts_ms,
+                random_bytes=self._random_bytes,
             )
             self._sync = asyncio.create_task(loop.run(), name=f"sync {self.user_id}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -90,6 +90,8 @@ class SyncLoop:
         store: DeviceStore,
         decrypter: Decrypter | None,
         wall_ts_ms: Callable[[], int],
+        *,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.malformed: int = 0
         self._poll = poll
@@ -98,6 +100,7 @@ class SyncLoop:
         self._store = store
         self._decrypter = decrypter
         self._wall_ts_ms = wall_ts_ms
+        self._random_bytes = random_bytes
         self._polls = 0
 
     async def run(self) -> None:
@@ -123,7 +126,7 @@ class SyncLoop:
             except Exception:  # a fault of ours must not end a call's view of its room
                 _log.exception("Handling a sync failed; it is tried again.")
                 wait_s = MAX_BACKOFF_S
-            await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
+            await asyncio.sleep(wait_s * (0.8 + 0.4 * self._random_bytes(1)[0] / 255))
             backoff_s = min(backoff_s * 1.6, MAX_BACKOFF_S)
 
     async def _turn(self) -> bool:
@@ -196,7 +199,8 @@ class SyncLoop:
         self._polls += 1
         odd_ms = self._polls % 1000 if wait_ms else 0
         first = self._store.next_batch is None
-        limit = random.randint(1, 1 << 30) if first else TIMELINE_LIMIT  # of no rooms at all
+        odd = 1 + int.from_bytes(self._random_bytes(4)) % (1 << 30)
+        limit = odd if first else TIMELINE_LIMIT  # of no rooms at all
         nothing: dict[str, list[str]] = {"types": []}
         sync_filter = {
             "presence": nothing,

@@ -132,6 +132,7 @@ def read_event(raw: object, received_ts_ms: int) -> RoomEvent | None:
         sticky_duration_ms=_integer(sticky.get("duration_ms")),
         sticky_ttl_ms=_integer(ttl),
         redacts=redacts if isinstance(redacts, str) else None,
+        age_ms=_integer(unsigned.get("age")),
     )
 
 

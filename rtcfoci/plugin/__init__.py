@@ -30,6 +30,7 @@ from rtcfoci.plugin.hookspecs import (
     CliCommand,
     DialectInfo,
     FocusType,
+    ReadingPolicyInfo,
     Security,
     SelectionPolicyInfo,
     Topology,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         TrackMuted,
         TrackRemoved,
     )
+    from rtcfoci.plugin.stats import ConnectionStats, PairStats, PathStats
 
 __all__ = [
     "CONTRACT",
@@ -70,6 +72,7 @@ __all__ = [
     "ConditionRaised",
     "Connection",
     "ConnectionEvent",
+    "ConnectionStats",
     "Context",
     "DataReceived",
     "DialectInfo",
@@ -80,7 +83,10 @@ __all__ = [
     "HttpResponse",
     "KeyProblem",
     "LeaveDelegation",
+    "PairStats",
+    "PathStats",
     "Quality",
+    "ReadingPolicyInfo",
     "Role",
     "Security",
     "SelectionPolicyInfo",
@@ -95,7 +101,7 @@ __all__ = [
 ]
 
 
-_LAZY = ("backend", "context", "events")
+_LAZY = ("backend", "context", "events", "stats")
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ begun is closed in the background. Raise `BackendError`, with `retryable`, and n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 from rtcfoci.core.model import JsonObject, Member, Membership, Transport
 from rtcfoci.errors import BackendError
 from rtcfoci.plugin.events import ConnectionEvent, DataReceived, Speaking
+from rtcfoci.plugin.stats import ConnectionStats
 from rtcfoci.plugin.stream import EventStream
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ class Connection(ABC):
     ) -> None:
         """Follow the roster of this connection; never contains ourselves. Idempotent per member."""
 
+    async def set_own(self, membership: Membership) -> None:
+        """Take our own membership as everybody reads it; it may come later than the others'."""
+        return
+
     @abstractmethod
     def health(self) -> Health:
         """Answer from memory; never waits."""
@@ -166,9 +171,9 @@ class Connection(ABC):
         """Take a payload that a member's backend sent with `Context.send_signal`; untrusted."""
         raise _unsupported(self, "on_signal")
 
-    async def stats(self) -> Mapping[str, Mapping[str, float | str]]:
-        """Figures per remote member or track, for people and metrics; units in the names."""
-        return {}
+    async def stats(self) -> ConnectionStats:
+        """Give figures for people and metrics; asked once a second, so it does not measure by itself."""
+        return ConnectionStats()
 
     def extension(self, kind: type[_T]) -> _T | None:
         """Return the typed extra of that class if this backend has it."""

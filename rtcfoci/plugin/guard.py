@@ -21,6 +21,7 @@ from rtcfoci.plugin.hookspecs import (
     CliCommand,
     DialectInfo,
     FocusType,
+    ReadingPolicyInfo,
     Security,
     SelectionPolicyInfo,
     Topology,
@@ -52,11 +53,14 @@ __all__ = [
 
 FOREIGN = (Exception, SystemExit)
 """Whatever foreign code raises while it is imported or asked; a script exits where a module would not."""
-Descriptor: TypeAlias = FocusType | DialectInfo | SelectionPolicyInfo | CliCommand
+Descriptor: TypeAlias = (
+    FocusType | DialectInfo | SelectionPolicyInfo | ReadingPolicyInfo | CliCommand
+)
 KIND_NAMES: Mapping[type, str] = {
     FocusType: "focus type",
     DialectInfo: "dialect",
     SelectionPolicyInfo: "selection policy",
+    ReadingPolicyInfo: "reading policy",
     CliCommand: "command",
 }
 _REFERENCES = ("backend", "transport_model", "config_model", "dialect", "policy", "run")

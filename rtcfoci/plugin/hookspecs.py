@@ -21,6 +21,7 @@ __all__ = [
     "CliCommand",
     "DialectInfo",
     "FocusType",
+    "ReadingPolicyInfo",
     "Security",
     "SelectionPolicyInfo",
     "Topology",
@@ -29,6 +30,7 @@ __all__ = [
     "rtcfoci_cli_commands",
     "rtcfoci_dialects",
     "rtcfoci_focus_types",
+    "rtcfoci_reading_policies",
     "rtcfoci_selection_policies",
 ]
 
@@ -109,9 +111,10 @@ class DialectInfo:
     name: str
     """Such as `D3`."""
     dialect: str
-    """`module:attribute` of a `rtcfoci.core.dialects.Dialect`."""
+    """`module:attribute` of a `rtcfoci.core.dialects.Dialect`, or of a `WritableDialect`."""
     event_types: tuple[str, ...]
     writable: bool = True
+    summary: str = ""
     contract: int = CONTRACT
 
 
@@ -122,6 +125,17 @@ class SelectionPolicyInfo:
     name: str
     policy: str
     """`module:attribute` of a `rtcfoci.core.selection.SelectionPolicy`."""
+    summary: str = ""
+    contract: int = CONTRACT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingPolicyInfo:
+    """One rule for which memberships count."""
+
+    name: str
+    policy: str
+    """`module:attribute` of a `rtcfoci.core.policies.ReadingPolicy`."""
     summary: str = ""
     contract: int = CONTRACT
 
@@ -153,6 +167,12 @@ def rtcfoci_dialects() -> Iterable[DialectInfo]:
 @hookspec
 def rtcfoci_selection_policies() -> Iterable[SelectionPolicyInfo]:
     """Return the selection policies this plugin offers."""
+    raise AssertionError("a specification is never called")
+
+
+@hookspec
+def rtcfoci_reading_policies() -> Iterable[ReadingPolicyInfo]:
+    """Return the reading policies this plugin offers."""
     raise AssertionError("a specification is never called")
 
 

@@ -27,7 +27,13 @@ from rtcfoci.core.model import JsonObject, Transport
 from rtcfoci.errors import PluginError, Problem, RemoteProtocolError, UsageError
 from rtcfoci.plugin import guard, hookspecs
 from rtcfoci.plugin.guard import Descriptor, Failure, PluginInfo
-from rtcfoci.plugin.hookspecs import CliCommand, DialectInfo, FocusType, SelectionPolicyInfo
+from rtcfoci.plugin.hookspecs import (
+    CliCommand,
+    DialectInfo,
+    FocusType,
+    ReadingPolicyInfo,
+    SelectionPolicyInfo,
+)
 from rtcfoci.plugin.reference import resolve
 
 if TYPE_CHECKING:
@@ -57,6 +63,7 @@ _HOOKS: Mapping[type, str] = {
     FocusType: "rtcfoci_focus_types",
     DialectInfo: "rtcfoci_dialects",
     SelectionPolicyInfo: "rtcfoci_selection_policies",
+    ReadingPolicyInfo: "rtcfoci_reading_policies",
     CliCommand: "rtcfoci_cli_commands",
 }
 
@@ -77,6 +84,7 @@ class Report:
     focus_types: tuple[Offer[FocusType], ...]
     dialects: tuple[Offer[DialectInfo], ...]
     selection_policies: tuple[Offer[SelectionPolicyInfo], ...]
+    reading_policies: tuple[Offer[ReadingPolicyInfo], ...]
     cli_commands: tuple[Offer[CliCommand], ...]
     failures: tuple[Failure, ...]
 
@@ -188,6 +196,11 @@ class PluginManager:
         return [offer.descriptor for offer in self._offered(SelectionPolicyInfo)]
 
     @property
+    def reading_policies(self) -> Sequence[ReadingPolicyInfo]:
+        """The reading policies of all plugins."""
+        return [offer.descriptor for offer in self._offered(ReadingPolicyInfo)]
+
+    @property
     def cli_commands(self) -> Sequence[CliCommand]:
         """The subcommands of all plugins."""
         return [offer.descriptor for offer in self._offered(CliCommand)]
@@ -204,6 +217,7 @@ class PluginManager:
             focus_types=self._offered(FocusType),
             dialects=self._offered(DialectInfo),
             selection_policies=self._offered(SelectionPolicyInfo),
+            reading_policies=self._offered(ReadingPolicyInfo),
             cli_commands=self._offered(CliCommand),
             plugins=tuple(plugin.info for plugin in self._plugins),
             failures=tuple(self._failures),
@@ -216,6 +230,7 @@ class PluginManager:
             *before.focus_types,
             *before.dialects,
             *before.selection_policies,
+            *before.reading_policies,
             *before.cli_commands,
         ]
         failures = list(before.failures)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rtcfoci.testing.clock import DeadlockError, VirtualClock, VirtualLoop, run
     from rtcfoci.testing.conformance import BackendConformance
     from rtcfoci.testing.context import FakeContext, FakeNetwork
+    from rtcfoci.testing.dialect_suite import DialectConformance, ReadingPolicyConformance
     from rtcfoci.testing.homeserver import Line, MemoryHomeserver
     from rtcfoci.testing.homeserver_devices import DeviceMessage
     from rtcfoci.testing.lobby import Lobby, Peer
@@ -33,6 +34,7 @@ __all__ = [
     "Credentials",
     "DeadlockError",
     "DeviceMessage",
+    "DialectConformance",
     "FakeContext",
     "FakeNetwork",
     "Line",
@@ -41,6 +43,7 @@ __all__ = [
     "MemoryWorld",
     "Participant",
     "Peer",
+    "ReadingPolicyConformance",
     "Stage",
     "Synapse",
     "SynapseOptions",
@@ -61,6 +64,8 @@ _HOMES = {
     "skip_or_fail": "require",
     "SYNAPSE_VERSION": "synapse",
     "BackendConformance": "conformance",
+    "DialectConformance": "dialect_suite",
+    "ReadingPolicyConformance": "dialect_suite",
     "FakeContext": "context",
     "FakeNetwork": "context",
     "Lobby": "lobby",

@@ -26,6 +26,7 @@ from rtcfoci.plugin.events import (
     TrackRemoved,
 )
 from rtcfoci.plugin.hookspecs import FocusType, Topology
+from rtcfoci.plugin.stats import ConnectionStats, PairStats
 from rtcfoci.plugin.stream import EventStream
 from rtcfoci.testing.memory import Elected, MemoryBackend, MemoryConnection, Pairwise
 from rtcfoci.testing.memory_types import rtcfoci_focus_types
@@ -335,6 +336,13 @@ class _DropsAnything(MemoryConnection):
     def __init__(self, backend: MemoryBackend, place: str, roles: frozenset[Role]) -> None:
         super().__init__(backend, place, roles)
         self._stream = EventStream(droppable=(object,))
+
+
+@_fails("figures_have_the_shape_that_everybody_reads")
+class _CountsInPerCent(MemoryConnection):
+    async def stats(self) -> ConnectionStats:
+        pairs = (PairStats(member=m, state="up", loss_sent_ratio=12.5) for m in self.members)
+        return ConnectionStats(pairs=tuple(pairs))
 
 
 def __getattr__(name: str) -> type[MemoryBackend]:

@@ -16,6 +16,7 @@ Under this loop there are no threads and no sockets: both would bring real time 
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,8 @@ START_TS_MS = 1_800_000_000_000
 """Wall clock at which virtual time starts, milliseconds since the epoch."""
 
 DAY_S = 86_400.0
+_MOST_TURNS = 100_000
+"""So many turns of the loop in one moment are an endless loop."""
 
 
 class DeadlockError(RtcfociError):
@@ -91,9 +94,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.clock: VirtualClock = clock or VirtualClock()
         self._end_s = self.clock.s + limit_s
         self._thread_id = threading.get_ident()
+        self._turns = 0
+        """Turns of the loop since time moved on."""
         selector = _IdleSelector(self._idle)
         super().__init__(selector)
         selector.sealed = True
+        self._clock_resolution = math.ulp(self.clock.s)
 
     def time(self) -> float:
         return self.clock.s
@@ -119,14 +125,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             )
         return super().call_soon_threadsafe(callback, *args, context=context)
 
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """List the timers that are set, the next to fire first."""
+        # asyncio has no public way to ask.
+        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        return sorted((t for t in scheduled if not t.cancelled()), key=lambda timer: timer.when())
+
     def _idle(self, timeout_s: float | None) -> None:
         """Nothing is ready for `timeout_s`; None means that nothing ever will be."""
         if timeout_s is None:
             self._give_up("Nothing can happen any more.", "no timer is set and nothing is ready")
         if timeout_s > 0:
+            self._turns = 0
             self.clock.advance(timeout_s)
+            # asyncio fires timers early by this much, which here would be no time at all: who then asks
+            # how long is left would ask for ever.
+            self._clock_resolution = math.ulp(self.clock.s)
             if self.clock.s > self._end_s:
                 self._give_up("The run does not come to an end.", "the limit of virtual time")
+        else:
+            self._turns += 1
+            if self._turns > _MOST_TURNS:
+                self._turns = 0
+                self._give_up("Time stands still.", "something is always ready")
 
     def _give_up(self, what: str, why: str) -> NoReturn:
         tasks = asyncio.all_tasks(self)

@@ -42,7 +42,8 @@ from rtcfoci.plugin.events import (
 )
 from rtcfoci.plugin.hookspecs import FocusType, Security, hookimpl
 from rtcfoci.plugin.manager import PluginInfo, PluginManager
-from rtcfoci.testing.conformance_base import data_of
+from rtcfoci.plugin.stats import ConnectionStats
+from rtcfoci.testing.conformance_base import check_figures, data_of
 from rtcfoci.testing.conformance_media import MediaConformance
 from rtcfoci.testing.stage import Participant, Stage
 
@@ -350,6 +351,18 @@ class BackendConformance(MediaConformance):
         seen = len(alice.events)
         await self.kill(stage, bob)
         await stage.until(lambda: _broken(alice, seen), "the end shows", _FROZEN_SHOWS_S)
+
+    async def test_figures_have_the_shape_that_everybody_reads(self, stage: Stage) -> None:
+        alice, bob = await stage.join("alice", "bob")
+        await self.connected(stage, bob, alice)
+        for connection in alice.connections.values():
+            stats = await connection.stats()
+            assert isinstance(stats, ConnectionStats)
+            members = [pair.member for pair in stats.pairs]
+            assert len(members) == len(set(members)), "two pairs with the same other side"
+            assert set(members) <= {None, bob.member}, "figures of one who is not in the roster"
+            for pair in stats.pairs:
+                check_figures(pair)
 
     async def test_overflow_drops_only_data(self, stage: Stage) -> None:
         alice = await stage.prepare("alice")

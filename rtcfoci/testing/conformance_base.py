@@ -7,7 +7,9 @@ In: hooks, skips, the stage fixture, waiting for media and data. Out: the tests 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import fields
 from typing import ClassVar
 
 import pytest
@@ -19,9 +21,10 @@ from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack
 from rtcfoci.plugin.events import DataReceived
 from rtcfoci.plugin.hookspecs import Capabilities, FocusType
+from rtcfoci.plugin.stats import PairStats
 from rtcfoci.testing.stage import Participant, Stage
 
-__all__ = ["ConformanceBase", "data_of"]
+__all__ = ["ConformanceBase", "check_figures", "data_of"]
 
 _QUIET_S = 0.5
 
@@ -134,6 +137,26 @@ class ConformanceBase:
         else:
             before = sum(map(len, bob.frames.values()))
             await stage.until(lambda: sum(map(len, bob.frames.values())) > before + 5, "media")
+
+
+def check_figures(pair: PairStats) -> None:
+    """Fail for figures that nobody could show: wrong units, impossible values."""
+    assert pair.state, "a pair without a state"
+    for part in fields(pair):
+        value = getattr(pair, part.name)
+        if isinstance(value, int | float):
+            assert math.isfinite(value), f"{part.name} is {value}"
+            assert value >= 0, f"{part.name} is {value}: what is not known is None"
+            if part.name.endswith("_ratio"):
+                assert value <= 1, f"{part.name} is {value}: a ratio, not per cent"
+    for name, extra in pair.extras.items():
+        assert isinstance(extra, int | float | str), f"{name} is neither a number nor text"
+    if pair.path is not None:
+        ends = {pair.path.local, pair.path.remote}
+        assert ends <= {"host", "srflx", "prflx", "relay"}, f"{pair.path} is not of ICE"
+        assert pair.path.protocol in {"udp", "tcp"}, f"{pair.path} is neither udp nor tcp"
+    hidden = (pair.frames_concealed or 0) - (pair.frames_received or 0)
+    assert hidden <= 0, "more frames were concealed than there were"
 
 
 def data_of(who: Participant, topic: str) -> list[DataReceived]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ from rtcfoci.testing.accounts import Accounts, Credentials, credentials
 from rtcfoci.testing.clock import VirtualLoop
 from rtcfoci.testing.homeserver_api import Api
 from rtcfoci.testing.homeserver_core import Call
+from rtcfoci.testing.homeserver_delayed import Held
 from rtcfoci.testing.homeserver_devices import Devices
 from rtcfoci.testing.homeserver_limits import MatrixError
+from rtcfoci.testing.homeserver_rooms import Room
 from rtcfoci.testing.homeserver_sync import Since, SyncFilter
 from rtcfoci.testing.synapse_config import SynapseOptions
 
@@ -52,6 +55,7 @@ class MemoryHomeserver(Accounts):
 
     :param options: the same as for the real one.
     :param latency_s: how long each request is on its way, there and back together.
+    :param random_bytes: where ids and tokens come from; a run that shall repeat gives a source of its own.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class MemoryHomeserver(Accounts):
         *,
         server_name: str = "memory.test",
         latency_s: float = 0.0,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.server_name = server_name
         self.base_url: str = f"https://{server_name}"
@@ -71,12 +76,21 @@ class MemoryHomeserver(Accounts):
         self._seen: list[str] = []
         self._kept: dict[tuple[object, ...], tuple[float, dict[str, object]]] = {}
         """Answers to syncs, by who asked for what, and until when they are kept."""
-        self._api = Api(server_name, self.options, _now, self._changed)
+        self._api = Api(server_name, self.options, _now, self._changed, random_bytes)
 
     @property
     def devices(self) -> Devices:
         """Users, devices and to-device messages; its `hook` drops, doubles or keeps back messages."""
         return self._api.devices
+
+    @property
+    def rooms(self) -> Mapping[str, Room]:
+        """Every room, by its id, with all events in the server's order."""
+        return self._api.rooms
+
+    def held(self, user_id: str) -> Sequence[Held]:
+        """List the delayed events of a user, the next to fire first."""
+        return self._api.delayed.of(user_id)
 
     def line(self) -> Line:
         """Give one client a connection of its own, which can be cut."""

@@ -8,7 +8,6 @@ Out: transport, waiting and faults (`homeserver`), rooms and events (`homeserver
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -86,7 +85,7 @@ class Api(RoomsApi, EventsApi):
         if mapping(call.json.get("auth")).get("type") != "m.login.dummy":
             flows = [{"stages": ["m.login.dummy"]}]
             error = MatrixError(401, "", "")
-            error.body = {"flows": flows, "params": {}, "session": secrets.token_hex(8)}
+            error.body = {"flows": flows, "params": {}, "session": self._word(8)}
             raise error
         return self.register(str(call.json.get("username")), str(call.json.get("password", "")))
 
@@ -144,7 +143,7 @@ class Api(RoomsApi, EventsApi):
     def _openid_token(self, call: Call, user_id: str) -> Answer:
         if user_id != call.user.user_id:
             raise forbidden("Cannot request tokens for other users.")
-        token = secrets.token_urlsafe(18)
+        token = self._word(18)
         self.openid[token] = user_id
         return {
             "access_token": token,
@@ -165,7 +164,7 @@ class Api(RoomsApi, EventsApi):
             return {}
         return {
             "username": f"{self._now().ts_ms // 1000 + 3600}:{user_id}",
-            "password": secrets.token_urlsafe(15),
+            "password": self._word(15),
             "ttl": 3600,
             "uris": list(self.options.turn_uris),
         }

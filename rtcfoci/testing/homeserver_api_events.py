@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from rtcfoci.testing.homeserver_core import ADDRESS, Answer, Call, Core
-from rtcfoci.testing.homeserver_delayed import MAX_DELAY_MS, Held, new_delay_id
+from rtcfoci.testing.homeserver_delayed import MAX_DELAY_MS, Held
 from rtcfoci.testing.homeserver_limits import MatrixError, forbidden, not_found
 from rtcfoci.testing.homeserver_rooms import MAX_EVENT_BYTES
 
@@ -130,7 +130,7 @@ class EventsApi(Core):
         if not self.options.delayed_events:
             raise forbidden("Sending delayed events has been disallowed")
         held = Held(
-            delay_id=new_delay_id(),
+            delay_id="syd_" + self._word(15),  # all one needs to manage the event
             user_id=user.user_id,
             device_id=user.device_id,
             room_id=room_id,

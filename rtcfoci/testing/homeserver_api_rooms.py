@@ -6,7 +6,6 @@ In: creating, upgrading, joining, leaving, inviting, kicking, banning. Out: even
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 
 from rtcfoci.core.model import JsonObject
@@ -40,7 +39,7 @@ class RoomsApi(Core):
             raise MatrixError(
                 400, "M_UNSUPPORTED_ROOM_VERSION", "Your homeserver does not support this"
             )
-        creator, token = device.user_id, secrets.token_urlsafe(32)
+        creator, token = device.user_id, self._word(32)
         room_id = f"!{token}" if version == "12" else f"!{token[:18]}:{self.server_name}"
         room = self.rooms[room_id] = Room(room_id, creator, version)
         public = body.get("preset", body.get("visibility")) in ("public_chat", "public")

@@ -6,6 +6,7 @@ Out: the endpoints (`homeserver_api`, `homeserver_api_rooms`, `homeserver_api_ev
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from rtcfoci.core.model import Now
 from rtcfoci.testing.homeserver_delayed import DelayedEvents, Held
 from rtcfoci.testing.homeserver_devices import Device, Devices
 from rtcfoci.testing.homeserver_limits import MatrixError, RateLimits, forbidden
-from rtcfoci.testing.homeserver_rooms import Event, Room, new_event_id
+from rtcfoci.testing.homeserver_rooms import Event, Room
 from rtcfoci.testing.homeserver_sync import Syncs
 from rtcfoci.testing.synapse_config import SynapseOptions
 
@@ -68,6 +69,7 @@ class Core:
 
     :param now: both clocks; the wall clock stamps events, and delayed events follow it.
     :param changed: called whenever something happened that a sync may want.
+    :param random_bytes: where ids and tokens come from.
     """
 
     def __init__(
@@ -76,13 +78,14 @@ class Core:
         options: SynapseOptions,
         now: Callable[[], Now],
         changed: Callable[[], None],
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self.server_name = server_name
         self.options = options
         self.position: int = 0
         self.rooms: dict[str, Room] = {}
         self.limits: RateLimits = RateLimits(enabled=options.default_rate_limits)
-        self.devices: Devices = Devices(self._advance)
+        self.devices: Devices = Devices(self._advance, self._word)
         self.delayed: DelayedEvents = DelayedEvents(
             now, self._fire, max_per_user=options.max_delayed_events
         )
@@ -91,12 +94,17 @@ class Core:
         self.openid: dict[str, str] = {}
         self._now = now
         self._changed = changed
+        self._random_bytes = random_bytes
         self._done: dict[tuple[str, str, str], Answer] = {}
 
     def _advance(self) -> int:
         self.position += 1
         self._changed()
         return self.position
+
+    def _word(self, n_bytes: int) -> str:
+        """Make a random word that fits into a URL."""
+        return base64.urlsafe_b64encode(self._random_bytes(n_bytes)).rstrip(b"=").decode()
 
     def _room(self, room_id: str) -> Room:
         room = self.rooms.get(room_id)
@@ -170,7 +178,7 @@ class Core:
         delay_id: str | None = None,
     ) -> Event:
         event = Event(
-            new_event_id(),
+            "$" + self._word(32),
             room.room_id,
             kind,
             sender,

@@ -10,7 +10,6 @@ then is lost.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ from rtcfoci.core.model import Now
 from rtcfoci.testing.homeserver_limits import MatrixError, not_found
 from rtcfoci.testing.homeserver_rooms import Event
 
-__all__ = ["MAX_DELAY_MS", "DelayedEvents", "Held", "new_delay_id"]
+__all__ = ["MAX_DELAY_MS", "DelayedEvents", "Held"]
 
 MAX_DELAY_MS = 24 * 3_600_000
 
@@ -168,8 +167,3 @@ class DelayedEvents:
             except MatrixError:
                 pass  # as in Synapse: an event refused when it fires is lost, and nobody is told
         self._arm()
-
-
-def new_delay_id() -> str:
-    """Make a delay id: a secret, since it is all one needs to manage the event."""
-    return "syd_" + secrets.token_urlsafe(15)

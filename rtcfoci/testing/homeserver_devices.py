@@ -6,13 +6,15 @@ cross-signing and key backup.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from rtcfoci.testing.homeserver_rooms import mapping
 
 __all__ = ["Device", "DeviceMessage", "Devices", "User"]
+
+_LETTERS = str.maketrans("0123456789-_", "ABCDEFGHIJKL")
+"""Device ids of Synapse are ten capitals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,15 @@ class Devices:
     """All users and devices.
 
     :param advance: gives the next position of the server's one order.
+    :param word: makes a random word of so many bytes.
     """
 
-    def __init__(self, advance: Callable[[], int]) -> None:
+    def __init__(self, advance: Callable[[], int], word: Callable[[int], str]) -> None:
         self.users: dict[str, User] = {}
         self.hook: Callable[[DeviceMessage], Iterable[DeviceMessage]] | None = None
         """Called for each to-device message; what it gives is delivered instead."""
         self._advance = advance
+        self._word = word
         self._tokens: dict[str, Device] = {}
 
     def add_user(self, user_id: str, password: str) -> User:
@@ -94,8 +98,8 @@ class Devices:
 
     def log_in(self, user: User, device_id: str | None) -> Device:
         """Give a device a new token; an old one of the same device ends."""
-        name = device_id or "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10))
-        token = f"mem_{secrets.token_urlsafe(24)}"
+        name = device_id or self._word(9)[:10].upper().translate(_LETTERS)
+        token = f"mem_{self._word(24)}"
         device = user.devices.get(name)
         if device is None:
             device = user.devices[name] = Device(user.user_id, name, token)

@@ -7,7 +7,6 @@ restricted joins, third-party invites, history visibility: every member sees eve
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +20,6 @@ __all__ = [
     "default_power_levels",
     "integer",
     "mapping",
-    "new_event_id",
 ]
 
 MAX_STICKY_MS = 3_600_000
@@ -305,11 +303,6 @@ def default_power_levels(creator: str, version: str, *, private: bool) -> dict[s
         "invite": 0 if private else 50,
         "historical": 100,
     }
-
-
-def new_event_id() -> str:
-    """Make an id that looks like a hash."""
-    return "$" + secrets.token_urlsafe(32)
 
 
 def mapping(value: object) -> Mapping[str, object]:

@@ -32,6 +32,9 @@ class Slow(Connection):
     async def set_members(self, added, changed, removed):
         await self._note("members")
 
+    async def set_own(self, membership):
+        await self._note("own", membership.created_ts_ms)
+
     async def publish(self, track):
         await self._note("publish", track)
 
@@ -123,6 +126,23 @@ def test_a_mute_that_is_undone_while_it_is_told_is_undone_for_the_others():
         on.link.set_tracks([one])
         await asyncio.sleep(1)
         assert on.backend.made[0].told == [("publish", one), ("muted", True), ("muted", False)]
+
+    playing(scene)
+
+
+def test_our_own_membership_is_told_once_and_again_to_a_new_connection():
+    async def scene(on):
+        await asyncio.sleep(1)
+        on.link.set_own(None)
+        await asyncio.sleep(0.5)
+        for created_ts_ms in (5, 5, 7):
+            on.link.set_own(SimpleNamespace(created_ts_ms=created_ts_ms))
+            await asyncio.sleep(0.5)
+        on.link.set_own(None)  # gone, and soon sent again
+        on.backend.made[0].alive = False
+        await asyncio.sleep(5)
+        assert on.backend.made[0].told == [("own", 5), ("own", 7)]
+        assert on.backend.made[1].told == [("own", 7)]
 
     playing(scene)
 

@@ -33,37 +33,12 @@ from rtcfoci.core.effects import (
 )
 from rtcfoci.core.lifecycle import Goal, Lifecycle, LifecycleConfig, State
 from rtcfoci.core.model import Now
+from tests.core.playing import Writer
 
 LATENCY_S = 0.05
 GUARD_S = 18.0
 # Shorter lives than usual: the same happens in less time.
 CONFIG = LifecycleConfig(lifetime_ms=600_000, unguarded_lifetime_ms=120_000)
-
-
-@dataclass(frozen=True)
-class Writer:
-    key: str
-    sticky: bool
-    data: int = 0
-
-    def _event(self, content):
-        if self.sticky:
-            content = {**content, "sticky_key": self.key}
-            return OwnEvent(type="rtc.member", content=content, sticky_duration_ms=600_000)
-        return OwnEvent(type="call.member", content=content, state_key=self.key)
-
-    def join(self, *, lifetime_ms):
-        return self._event({"data": self.data, "expires": lifetime_ms})
-
-    def refresh(self, *, created_ts_ms, now_ts_ms, lifetime_ms):
-        expires = now_ts_ms - created_ts_ms + lifetime_ms
-        return self._event({"data": self.data, "created": created_ts_ms, "expires": expires})
-
-    def leave(self):
-        return self._event({})
-
-    def owns(self, held):
-        return True
 
 
 def key_of(event):
@@ -81,6 +56,8 @@ class Held:
     delay_s: float
     fires_s: float
     owner: int
+    mine: bool = True
+    """As its writer judges by its content; there is but one user here."""
 
     @property
     def type(self):

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.interop import tools
+from tests.interop import capture, tools
 
 
 def pytest_collection_finish(session):
@@ -13,8 +13,13 @@ def pytest_collection_finish(session):
     wanted = {item.path.name for item in session.items if item.path.parent.name == "interop"}
     # A missing tool is the business of the test that asks for it.
     with contextlib.suppress(pytest.skip.Exception, pytest.fail.Exception):
-        if "test_matrix_js_sdk.py" in wanted:
+        if wanted & {"test_matrix_js_sdk.py", "test_written_dialects.py"}:
             tools.npm_folder(tools.JS_SDK)
+            tools.npm_folder({"matrix-js-sdk": "42.0.0"})
+        if "test_captured.py" in wanted:
+            for sender in capture.SENDERS.values():
+                tools.npm_folder(sender.packages)
+            tools.livekit_server()
         if "test_element_call.py" in wanted:
             tools.npm_folder(tools.ELEMENT_CALL)
             tools.livekit_server()

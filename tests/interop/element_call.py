@@ -160,9 +160,9 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def deployment(synapse, folder):
+async def deployment(synapse, folder, packages=ELEMENT_CALL):
     """Serve Element Call with all that it needs beside the homeserver."""
-    modules = npm_folder(ELEMENT_CALL)
+    modules = npm_folder(packages)
     async with (
         livekit(folder) as (port, secret),
         Site(synapse, modules / PACKAGE, port, secret).serving() as site,
@@ -171,7 +171,7 @@ async def deployment(synapse, folder):
 
 
 @contextlib.asynccontextmanager
-async def element_call(site, person, room_id, folder, mode):
+async def element_call(site, person, room_id, folder, mode, packages=ELEMENT_CALL):
     """Open one browser with one person in the room's call, in one of Element Call's RTC modes."""
     account = {
         "user_id": person.user_id,
@@ -185,7 +185,7 @@ async def element_call(site, person, room_id, folder, mode):
         "matrix-setting-custom-livekit-url": json.dumps(f"{site.url}/jwt"),
     }
     log = folder / f"element-call-{person.device_id}.txt"
-    modules = npm_folder(ELEMENT_CALL)
+    modules = npm_folder(packages)
     async with Driver.started(log, "element_call.mjs", modules, chromium()) as driver:
         url = f"{site.url}/room/#?roomId={room_id}"
         await driver.ask("start", timeout_s=90, url=url, storage=storage)

@@ -117,7 +117,15 @@ def only(manager: PluginManager):
 
 def test_builtins_come_through_the_hooks(load) -> None:
     report = load().report
-    assert [offer.descriptor.name for offer in report.dialects][:3] == ["D2", "D3", "D6/D7"]
+    assert [offer.descriptor.name for offer in report.dialects][:7] == [
+        "D0",
+        "D1",
+        "D2",
+        "D3",
+        "D4",
+        "D5",
+        "D6/D7",
+    ]
     assert {"oldest_membership", "each_its_own"} <= {
         offer.descriptor.name for offer in report.selection_policies
     }
@@ -376,6 +384,7 @@ def test_hooks_are_called_in_this_order(install, load, capsys) -> None:
         "focus_types -> z-dist/z_plugin",
         "dialects -> rtcfoci/builtin",
         "selection_policies -> rtcfoci/builtin",
+        "reading_policies -> rtcfoci/builtin",
         "cli_commands -> rtcfoci/builtin",
     ]
 

@@ -122,7 +122,7 @@ async def test_back_within_two_seconds_and_never_seen_leaving(request, synapse, 
 
 
 @pytest.mark.parametrize(
-    ("down_s", "leave_delay_s", "fires"), [(3, 20, False), (12, 9, True)], ids=["short", "long"]
+    ("down_s", "leave_delay_s", "fires"), [(3, 20, False), (12, 10, True)], ids=["short", "long"]
 )
 async def test_the_homeserver_is_killed_and_comes_back(tmp_path, down_s, leave_delay_s, fires):
     """Before and after the delayed leave is due: media goes on, and we are members again."""
@@ -159,7 +159,9 @@ async def test_the_homeserver_is_killed_and_comes_back(tmp_path, down_s, leave_d
             assert any(map(is_leave, own)) == fires
             assert not is_leave(own[-1])
             if fires:
-                assert own[-1]["origin_server_ts"] - up_ts_ms <= 5000, "it was out for too long"
+                again_s = (own[-1]["origin_server_ts"] - up_ts_ms) / 1000
+                print(f"a member again {again_s:.1f} s after the homeserver's return")
+                assert again_s <= 5, "it was out for too long"
         for participant, other in views:
             assert participant.sees(other.user_id)
             assert not participant.events("ParticipantLeft")

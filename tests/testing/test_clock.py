@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
@@ -53,6 +54,21 @@ def test_a_timeout_is_a_timeout_in_virtual_time() -> None:
 
     with pytest.raises(TimeoutError):
         run(main())
+
+
+def test_who_waits_for_what_is_left_does_not_wait_for_ever() -> None:
+    """Not where one timer is a rounding before another, and time would creep between the two."""
+
+    async def main() -> int:
+        loop, turns = asyncio.get_running_loop(), 0
+        due_s = loop.time() + 0.3
+        loop.call_at(math.nextafter(due_s, 0), lambda: None)
+        while loop.time() < due_s:
+            turns += 1
+            await asyncio.sleep((due_s - loop.time()) / 2 if turns == 1 else due_s - loop.time())
+        return turns
+
+    assert run(main()) <= 4
 
 
 def test_a_deadlock_names_who_waits() -> None:

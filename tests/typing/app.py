@@ -16,6 +16,13 @@ async def bot(homeserver: str, token: str) -> None:
         track = await call.publish(hub, source="microphone")
         assert_type(track, rtcfoci.LocalTrack)
         await call.mute(track)
+        for measured in await call.stats():
+            assert_type(measured, rtcfoci.FocusStats)
+            for pair in measured.pairs:
+                assert_type(pair, rtcfoci.PairStats)
+                assert_type(pair.path, rtcfoci.PathStats | None)
+                assert_type(pair.member, rtcfoci.Member | None)
+                assert_type(pair.rtt_ms, float | None)
         async for event in call.events():
             assert_type(event, rtcfoci.CallEvent)
             await handle(call, event)

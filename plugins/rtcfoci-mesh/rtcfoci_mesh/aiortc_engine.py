@@ -1,13 +1,13 @@
 """aiortc behind the engine protocol: the only module that knows its peer connection.
 
 In: descriptions, media sections, data channels, figures, what aiortc leaves to its user.
-Out: frames (`outgoing`, `incoming`), when to negotiate (`signalling`).
+Out: packets (`outgoing`, `receiving`), when to negotiate (`signalling`).
 
 aiortc raises whatever its parsers meet, so everything from the other side is called under one guard.
-It never offers loopback addresses, waits five seconds for a dead STUN server and counts packets only
-per track; for these three the transport is reached through private places, which
-`tests/test_private_places.py` holds against the pinned version. Rollback is never used: aiortc accepts
-it silently and breaks.
+It gathers, sends and receives in ways that a mesh cannot live with; these parts are replaced through
+private places (`aiortc_link`, `outgoing`, `receiving`). `tests/test_private_places.py` holds them against
+the pinned version, and docs/adr/ says why.
+Rollback is never used: aiortc accepts it silently and breaks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiortc import (
     MediaStreamTrack,
     RTCBundlePolicy,
     RTCCertificate,
     RTCConfiguration,
-    RTCIceServer,
+    RTCIceTransportPolicy,
     RTCPeerConnection,
     RTCRtpSender,
     RTCRtpTransceiver,
@@ -34,16 +34,21 @@ from aiortc import (
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack, TrackId
 from rtcfoci_mesh.aiortc_figures import figures
-from rtcfoci_mesh.aiortc_link import Link, limit_gathering, swallow
+from rtcfoci_mesh.aiortc_link import Link, bound_candidates, swallow
 from rtcfoci_mesh.engine import (
+    Diagnosis,
     EngineError,
     LocalDescription,
     SessionEvents,
     SessionOptions,
+    SessionStats,
 )
-from rtcfoci_mesh.incoming import read_track
-from rtcfoci_mesh.outgoing import AudioSlot, VideoSlot, slot_for
-from rtcfoci_mesh.sound import SoundFeeds
+from rtcfoci_mesh.feeds import Feeds, Troubled
+from rtcfoci_mesh.opus import find_libopus
+from rtcfoci_mesh.outgoing import Sender, equip
+from rtcfoci_mesh.picture import PictureFeed
+from rtcfoci_mesh.receiving import Reception
+from rtcfoci_mesh.sound import SoundFeed
 from rtcfoci_mesh.wire import MAX_LINES, MAX_SDP_BYTES, Lines
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ _CLOSE_S = 5.0
 _MAX_CHANNELS = 16
 """Data channels that a member may open beside the two that are agreed upon; nobody listens to them."""
 _OPUS = [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.name == "opus"]
+_VP8 = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.name in ("VP8", "rtx")]
+"""What every member can send and receive (RFC 7742), so that a picture is encoded once for all."""
+_Feeds: TypeAlias = Mapping[Kind, Feeds]
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +72,19 @@ class AiortcEngine:
     def __init__(self) -> None:
         # The first certificate loads a library: now, and not while a member waits for an offer.
         RTCCertificate.generateCertificate()
-        self._feeds = SoundFeeds()
+        self.conceals = find_libopus() is not None
+        self._troubled: Troubled = lambda track_id, why: None
+        self._feeds = {
+            Kind.AUDIO: Feeds(lambda track: SoundFeed(track, self._tell)),
+            Kind.VIDEO: Feeds(lambda track: PictureFeed(track, self._tell)),
+        }
+
+    def watch(self, troubled: Troubled) -> None:
+        """Say from now on which tracks cannot be encoded."""
+        self._troubled = troubled
+
+    def _tell(self, track_id: TrackId, why: str | None) -> None:
+        self._troubled(track_id, why)
 
     def open(self, options: SessionOptions, events: SessionEvents) -> AiortcSession:
         """Begin a connection."""
@@ -75,19 +95,21 @@ class AiortcEngine:
 class AiortcSession:
     """One aiortc connection: all media and data bundled on one transport."""
 
-    def __init__(self, options: SessionOptions, events: SessionEvents, feeds: SoundFeeds) -> None:
+    def __init__(self, options: SessionOptions, events: SessionEvents, feeds: _Feeds) -> None:
         self._events: SessionEvents | None = events
         self._feeds = feeds
-        self._slots: dict[RTCRtpTransceiver, AudioSlot | VideoSlot] = {}
         self._muted: set[TrackId] = set()
-        self._readers: set[asyncio.Task[None]] = set()
+        self._receptions: list[Reception] = []
         self._closing: asyncio.Task[None] | None = None
-        servers = [
-            RTCIceServer(list(s.urls), s.username, s.credential) for s in options.ice_servers
-        ]
-        # Never without a list of servers: aiortc's default is a public STUN server.
+        # Never without a list, for aiortc's default is a public server; ours are asked by `Gathering`.
         self._pc = RTCPeerConnection(
-            RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
+            RTCConfiguration(
+                iceServers=[],
+                bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+                iceTransportPolicy=RTCIceTransportPolicy.RELAY
+                if options.relay_only
+                else RTCIceTransportPolicy.ALL,
+            )
         )
         self._options = options
         self._link: Link | None = None
@@ -104,8 +126,7 @@ class AiortcSession:
         stop it when it finds them bundled with media.
         """
         if self._link is None:
-            self._link = link = Link(self._pc)
-            limit_gathering(link.ice._connection, self._options)
+            self._link = link = Link(self._pc, self._options, self._on_path_lost)
             link.reliable.on("message", lambda data: self._on_message(data, reliable=True))
             link.lossy.on("message", lambda data: self._on_message(data, reliable=False))
             link.reliable.on("open", self._on_open)
@@ -122,13 +143,8 @@ class AiortcSession:
                 have = sum(t.kind == kind.value for t in self._transceivers())
                 for _ in range(max(wanted, ours) - have):
                     added = self._pc.addTransceiver(kind.value, direction="recvonly")
-                    if kind is Kind.AUDIO:
-                        added.setCodecPreferences(_OPUS)
+                    added.setCodecPreferences(_OPUS if kind is Kind.AUDIO else _VP8)
             self._place(tracks)
-            for transceiver in self._transceivers():
-                fed = self._slots.get(transceiver)
-                sending = fed is not None and fed.track_id is not None
-                transceiver.direction = "sendrecv" if sending else "recvonly"
             self._linked()
             await self._pc.setLocalDescription(await self._pc.createOffer())
             return self._described()
@@ -136,15 +152,13 @@ class AiortcSession:
     async def answer(self, sdp: str, tracks: Sequence[LocalTrack]) -> LocalDescription:
         """Take an offer in and place tracks on its media sections."""
         with _guarded("the member's offer cannot be used"):
+            sdp, names = bound_candidates(sdp)
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
-            self._linked()
+            self._linked().look_up(names)
             if len(self._transceivers()) >= MAX_LINES:
                 raise EngineError("the member's offer has too many media sections")
+            self._choose_codec()
             self._place(tracks)
-            for transceiver in self._transceivers():
-                fed = self._slots.get(transceiver)
-                sending = fed is not None and fed.track_id is not None
-                transceiver.direction = "sendrecv" if sending else "recvonly"
             description = await self._pc.createAnswer()
             if not _begins_with_opus(description.sdp):
                 raise EngineError("the member's offer prefers sound that is not Opus")
@@ -154,7 +168,9 @@ class AiortcSession:
     async def apply(self, sdp: str) -> None:
         """Take the answer in."""
         with _guarded("the member's answer cannot be used"):
+            sdp, names = bound_candidates(sdp)
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+            self._linked().look_up(names)
 
     def _described(self) -> LocalDescription:
         sdp = self._pc.localDescription.sdp
@@ -166,9 +182,9 @@ class AiortcSession:
                 why=f"{len(sdp)} bytes: too many tracks, or addresses of this machine",
             )
         placed = {
-            slot.track_id: str(transceiver.mid)
-            for transceiver, slot in self._slots.items()
-            if slot.track_id is not None
+            track_id: str(transceiver.mid)
+            for transceiver in self._transceivers()
+            if (track_id := self._sender(transceiver).track_id) is not None
         }
         kinds = [t.kind for t in self._transceivers()]
         return LocalDescription(sdp, placed, Lines(kinds.count("audio"), kinds.count("video")))
@@ -176,37 +192,56 @@ class AiortcSession:
     def _transceivers(self) -> Sequence[RTCRtpTransceiver]:
         return self._pc.getTransceivers()
 
+    def _sender(self, transceiver: RTCRtpTransceiver) -> Sender:
+        return equip(transceiver, self._feeds[Kind(transceiver.kind)])
+
+    def _senders(self) -> Sequence[Sender]:
+        return [self._sender(transceiver) for transceiver in self._transceivers()]
+
+    def _choose_codec(self) -> None:
+        """Send and ask for VP8 in every section for pictures, whatever else was offered first."""
+        for transceiver in self._transceivers():
+            if transceiver.kind == "video":
+                offered = transceiver._codecs
+                vp8 = {codec.payloadType for codec in offered if codec.name == "VP8"}
+                transceiver._codecs = [
+                    codec
+                    for codec in offered
+                    if codec.payloadType in vp8 or codec.parameters.get("apt") in vp8
+                ]
+                if not vp8:
+                    raise EngineError("the member's offer has pictures without VP8")
+
     def _place(self, tracks: Sequence[LocalTrack]) -> None:
         """Feed every track into a media section of its kind, and stop those that are gone."""
         wanted = {track.track_id: track for track in tracks}
-        for slot in self._slots.values():
-            if slot.track_id is not None and wanted.pop(slot.track_id, None) is None:
-                slot.feed(None)
+        senders = self._senders()
+        for sender in senders:
+            if sender.track_id is not None and wanted.pop(sender.track_id, None) is None:
+                sender.feed(None)
         for track in wanted.values():
-            for transceiver in self._transceivers():
-                held = self._slots.get(transceiver)
-                if transceiver.kind == track.kind.value and (held is None or not held.track_id):
-                    if held is None:
-                        held = self._slots[transceiver] = slot_for(track.kind, self._feeds)
-                        transceiver.sender.replaceTrack(held)
-                    held.feed(track, muted=track.track_id in self._muted)
+            for sender in senders:
+                if sender.kind == track.kind.value and sender.track_id is None:
+                    sender.feed(track, muted=track.track_id in self._muted)
                     break
+        for transceiver, sender in zip(self._transceivers(), senders, strict=True):
+            transceiver.direction = "recvonly" if sender.track_id is None else "sendrecv"
 
     # Tracks and data
 
     def set_muted(self, track_id: TrackId, muted: bool) -> None:
         """Stop or resume sending a track."""
         (self._muted.add if muted else self._muted.discard)(track_id)
-        for slot in self._slots.values():
-            if slot.track_id == track_id:
-                slot.mute(muted)
+        for sender in self._senders():
+            if sender.track_id == track_id:
+                sender.mute(muted)
 
     def drop(self, track_id: TrackId) -> None:
         """Stop sending a track for good."""
         self._muted.discard(track_id)
-        for slot in self._slots.values():
-            if slot.track_id == track_id:
-                slot.feed(None)
+        for sender in self._senders():
+            if sender.track_id == track_id:
+                sender.feed(None)
 
     def send(self, data: bytes, *, reliable: bool) -> None:
         """Queue a data message."""
@@ -222,10 +257,14 @@ class AiortcSession:
         """Packets so far."""
         return 0 if self._link is None else self._link.totals.packetsReceived
 
-    async def stats(self) -> Mapping[str, float | str]:
-        """Figures of the connection, summed over its tracks; jitter of one of them."""
+    def explain(self) -> Diagnosis:
+        """Say which path there is, or why there is none."""
+        return Diagnosis() if self._link is None else self._link.explain()
+
+    async def stats(self) -> SessionStats:
+        """What was counted so far, summed over the tracks."""
         if self._link is None or self._events is None:
-            return {}
+            return SessionStats()
         return await figures(self._pc, self._link)
 
     # What aiortc reports
@@ -235,9 +274,14 @@ class AiortcSession:
         if events is None:
             return
         if state == "connected":
+            self._linked().watch()
             events.connected()
         elif state in ("failed", "closed"):
             events.lost(f"the connection {state}", closed=state == "closed")
+
+    def _on_path_lost(self, cause: str) -> None:
+        if self._events is not None:
+            self._events.lost(cause, closed=False)
 
     def _on_open(self) -> None:
         if self._events is not None:
@@ -255,11 +299,9 @@ class AiortcSession:
     def _on_track(self, track: MediaStreamTrack) -> None:
         for transceiver in self._transceivers():
             if transceiver.receiver.track is track:
-                reader = asyncio.create_task(
-                    read_track(track, str(transceiver.mid), lambda: self._events)
-                )
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
+                mid, kind = str(transceiver.mid), Kind(track.kind)
+                reception = Reception(transceiver.receiver, mid, kind, lambda: self._events)
+                self._receptions.append(reception)
 
     def suspend(self, suspended: bool) -> None:
         """Send nothing at all while suspended."""
@@ -275,9 +317,12 @@ class AiortcSession:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        for slot in self._slots.values():
-            slot.feed(None)
+        for sender in self._senders():
+            sender.feed(None)
+        for reception in self._receptions:
+            reception.close()
         if self._link is not None:
+            self._link.stop()
             self._link.reliable.remove_all_listeners()
             self._link.lossy.remove_all_listeners()
         try:
@@ -289,9 +334,6 @@ class AiortcSession:
                     await transceiver.sender.stop()
         except Exception as error:  # whatever aiortc meets, the session is over
             _log.debug("closing a connection failed: %r", error)
-        for reader in tuple(self._readers):
-            reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
 
 
 def _begins_with_opus(sdp: str) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rtcfoci.core.model import Member, Transport
 from rtcfoci.errors import BackendError
 from rtcfoci.media.frames import Kind
-from rtcfoci.plugin import Backend, Connection, Context, Role
+from rtcfoci.plugin import Backend, Connection, Context, FocusType, Role
 from rtcfoci_mesh import MESH
 from rtcfoci_mesh.config import MeshConfig
 from rtcfoci_mesh.connection import MeshConnection
@@ -22,11 +23,12 @@ from rtcfoci_mesh.ice import IceServers
 
 __all__ = ["MeshBackend"]
 
-_TYPES = (MESH.type, *MESH.aliases)
-
 
 class MeshBackend(Backend):
     """Full mesh in one call."""
+
+    focus_type: ClassVar[FocusType] = MESH
+    """What this is the backend of."""
 
     def __init__(self, context: Context, config: object | None) -> None:
         super().__init__(context, config)
@@ -47,25 +49,35 @@ class MeshBackend(Backend):
             video = self._config.video
             if video is None:
                 video = Kind.VIDEO in self.context.announced
-            raw = {"type": MESH.type, "joined_ts_ms": now_ms, "video": video}
-            self._own = Transport(MESH.type, raw)
+            kind = self.focus_type.type
+            self._own = Transport(kind, {"type": kind, "joined_ts_ms": now_ms, "video": video})
         return (self._own,)
 
     def connection_key(
         self, transport: Transport, member: Member, local_transports: Sequence[Transport]
     ) -> str | None:
         """Give the one key of a pairwise type."""
-        return "all" if transport.type in _TYPES else None
+        return "all" if transport.type in self._types else None
 
     async def prepare(self, transport: Transport) -> None:
         """Load the engine and fetch TURN credentials, so that `connect` is quick."""
-        await asyncio.gather(asyncio.to_thread(_load_engine), self._ice.get())
+        await asyncio.gather(self._engine(), self._ice.get())
 
     async def connect(self, key: str, transport: Transport, roles: frozenset[Role]) -> Connection:
         """Open the connection; the members follow with `set_members`."""
-        engine = await asyncio.to_thread(_load_engine)
-        own = (await self.local_transports(()))[0]
-        return MeshConnection(self.context, self._config, engine, self._ice, own, types=_TYPES)
+        engine = await self._engine()
+        (own,) = await self.local_transports(())
+        return self._open(engine, own)
+
+    @property
+    def _types(self) -> tuple[str, ...]:
+        return (self.focus_type.type, *self.focus_type.aliases)
+
+    async def _engine(self) -> MeshEngine:
+        return await asyncio.to_thread(_load_engine)
+
+    def _open(self, engine: MeshEngine, own: Transport) -> MeshConnection:
+        return MeshConnection(self.context, self._config, engine, self._ice, own, types=self._types)
 
 
 def _load_engine() -> MeshEngine:

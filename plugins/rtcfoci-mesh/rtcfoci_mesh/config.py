@@ -5,9 +5,9 @@ In: pydantic models and their limits. Out: signals between members (`wire`).
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["IceServer", "MeshConfig", "MeshTransport"]
 
@@ -31,6 +31,8 @@ class MeshConfig(BaseModel):
     """None: ask the homeserver (`/voip/turnServer`); empty: use none. There is no public default."""
     loopback: bool = False
     """Offer 127.0.0.1 and nothing else: for tests and demos on one machine."""
+    relay_only: bool = False
+    """Reach members through TURN servers alone, so that they do not learn our addresses."""
     video: bool | None = None
     """Whether we mean to send video: others count it against the cap. None: what the application said."""
     max_video_members: int = Field(default=8, ge=2)
@@ -47,6 +49,15 @@ class MeshConfig(BaseModel):
     """Silence after which a member's connection is given up and rebuilt."""
     ping_s: float = Field(default=1.0, gt=0)
     """How often each member is asked for a sign of life."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.loopback and self.relay_only:
+            raise ValueError(
+                "loopback and relay_only exclude each other, for no TURN server reaches a loopback "
+                "address; leave one of them out"
+            )
+        return self
 
 
 class MeshTransport(BaseModel):

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from rtcfoci.core.model import JsonObject, Member, Membership, Transport
@@ -21,13 +21,14 @@ from rtcfoci.errors import BackendError, RtcfociError
 from rtcfoci.media.tracks import LocalTrack, TrackId
 from rtcfoci.plugin import (
     ConditionCleared,
-    ConditionRaised,
     Connection,
+    ConnectionStats,
     Context,
     Health,
     Quality,
     SignalSecurity,
 )
+from rtcfoci_mesh.conditions import FULL, LAGGING, NO_CONCEALMENT, UNSENT, raised
 from rtcfoci_mesh.config import IceServer, MeshConfig
 from rtcfoci_mesh.data import AppData, pack
 from rtcfoci_mesh.engine import MeshEngine
@@ -47,12 +48,14 @@ _OUTBOX = 8
 _FULL_S = 5.0
 _CALM_S = 10.0
 _T = TypeVar("_T")
-FULL = "rtcfoci.mesh.full"
-LAGGING = "rtcfoci.mesh.lagging"
 
 
 class MeshConnection(Connection):
-    """Every member of the mesh, and our tracks to all of them."""
+    """Every member of the mesh, and our tracks to all of them.
+
+    :param media_loop: makes the loop that the engine lives on.
+    :param random_bytes: where names that nobody else may have come from.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,8 @@ class MeshConnection(Connection):
         transport: Transport,
         *,
         types: Iterable[str],
+        media_loop: Callable[[Callable[[float], None]], MediaLoop] = MediaLoop,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         super().__init__(context)
         self.config = config
@@ -78,11 +83,23 @@ class MeshConnection(Connection):
         self._tracks: dict[TrackId, LocalTrack] = {}
         self._early: dict[Member, deque[tuple[float, JsonObject]]] = {}
         self._outbox: dict[Member, deque[JsonObject]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._calm: asyncio.TimerHandle | None = None
         self._closed = False
-        self._media = MediaLoop(self._lagging)
+        self._random_bytes = random_bytes
+        self._media = media_loop(self._lagging)
+        engine.watch(self._troubled)
+        if not engine.conceals:
+            self.emit(raised(NO_CONCEALMENT, "libopus was not found"))
 
     # The call's side
+
+    async def set_own(self, membership: Membership) -> None:
+        """Learn our own place: where our clock is ahead it is not what we announced."""
+        seat = read_seat(membership, self._types)
+        if seat != self._own:
+            self._own = seat
+            await self._media.run(self._reconcile(()))
 
     async def set_members(
         self,
@@ -108,7 +125,7 @@ class MeshConnection(Connection):
         if track.track_id not in self._tracks and same >= MAX_TRACKS:
             raise BackendError(
                 f"A member of a mesh publishes at most {MAX_TRACKS} {track.kind.value} tracks.",
-                why="every track is encoded once for each member",
+                why="every track is sent once to each member",
                 do="unpublish one first",
             )
         await self._media.run(self._publish(track))
@@ -128,7 +145,11 @@ class MeshConnection(Connection):
     async def send_data(
         self, payload: bytes, *, topic: str, reliable: bool, to: Iterable[Member] | None = None
     ) -> None:
-        """Send to members; reliable messages wait for a connection, lossy ones do not."""
+        """Send to members; reliable messages wait for a connection, lossy ones do not.
+
+        Nobody waits for a member that cannot be reached. When no more is kept for one, a message to all
+        goes to the others, and a condition names it; a message to itself is refused.
+        """
         frame = pack(AppData(topic, payload))
         members = None if to is None else tuple(to)
         deadline_s = self._call_loop.time() + _FULL_S
@@ -168,7 +189,7 @@ class MeshConnection(Connection):
             last_media_s=max((t for t in times if t is not None), default=None),
         )
 
-    async def stats(self) -> Mapping[str, Mapping[str, float | str]]:
+    async def stats(self) -> ConnectionStats:
         """Figures per member, and of the media loop."""
         return await self._media.run(self._stats())
 
@@ -191,37 +212,42 @@ class MeshConnection(Connection):
     # The media loop's side
 
     async def _reconcile(self, back: Sequence[Member]) -> None:
+        await asyncio.gather(*(peer.close() for peer in self._sort(back)))
+
+    def _sort(self, back: Sequence[Member]) -> list[Peer]:
+        """Meet who fits; give those that must go."""
         fits = seated(
             (self._own, *self._seats.values()),
             max_video=self.config.max_video_members,
             max_audio=self.config.max_audio_members,
         )
-        gone = [self._peers.pop(m) for m in tuple(self._peers) if m not in self._seats]
-        ours = self._own.member in fits
-        for member, seat in self._seats.items():
+        own = self._own.member
+        meets = fits - {own} if own in fits else set()
+        # An established pair is never dropped for want of room; one that tries, or tries again in vain, is.
+        stay = {m for m, p in self._peers.items() if p.established and m not in back}
+        keep = (stay | meets) & set(self._seats)
+        gone = [self._peers.pop(m) for m in tuple(self._peers) if m not in keep]
+        for member in sorted(keep, key=lambda m: m.order):
             peer = self._peers.get(member)
-            if peer is not None:  # an established pair is never dropped for want of room
-                if member in back:
-                    peer.restarted()
-            elif ours and member in fits:
-                self._meet(member, seat)
-        full = {m for m in self._seats if m not in self._peers}
-        for member in full - self._full:
-            self.emit(
-                ConditionRaised(
-                    FULL,
-                    f"a mesh has {len(fits)} members at most, first come first served",
-                    str(member),
-                    what="A member does not fit into the mesh: no media to or from it.",
-                    remedy="Use a focus type with a server for larger calls.",
-                )
-            )
-        for member in self._full - full:
-            self.emit(ConditionCleared(FULL, str(member)))
-        self._full = full
-        await asyncio.gather(*(peer.close() for peer in gone))
+            if peer is None:
+                self._meet(self._seats[member])
+            elif member in back:
+                peer.restarted()
+        apart = {m for m in self._seats if m not in self._peers}
+        full = ({own} if apart else set()) | apart
+        self._report_full(full - fits, len(fits))
+        return gone
 
-    def _meet(self, member: Member, seat: Seat) -> None:
+    def _report_full(self, full: set[Member], seats: int) -> None:
+        for member in sorted(full - self._full, key=lambda m: m.order):
+            cause = f"{seats} came before it, and a mesh has no more room"
+            self.emit(raised(FULL, cause, str(member)))
+        for member in sorted(self._full - full, key=lambda m: m.order):
+            self.emit(ConditionCleared(FULL.code, str(member)))
+        self._full = full
+
+    def _meet(self, seat: Seat) -> None:
+        member = seat.member
         peer = Peer(
             self, member, offerer=self._own.member.order < member.order, needs_video=seat.video
         )
@@ -261,20 +287,28 @@ class MeshConnection(Connection):
     async def _send(
         self, frame: bytes, reliable: bool, to: Sequence[Member] | None, named: bool
     ) -> tuple[Member, ...]:
-        refused = []
+        slow, unreached = [], []
         for member in tuple(self._peers) if to is None else to:
             peer = self._peers.get(member)
             if peer is None and not named:
                 continue  # it left while it was waited for
             if peer is None:
-                raise BackendError(
-                    f"Data cannot be sent to {member}.",
-                    why="that member is not in the mesh",
-                    do="send to members that are",
-                )
-            if not peer.send_data(frame, reliable=reliable) and reliable:
-                refused.append(member)
-        return tuple(refused)
+                unreached.append(member)
+            elif not peer.send_data(frame, reliable=reliable) and reliable:
+                if peer.connected:
+                    slow.append(member)
+                elif named:
+                    unreached.append(member)
+                else:
+                    peer.lost_data()
+        if unreached:
+            raise BackendError(
+                "Data cannot be sent to " + ", ".join(map(str, unreached)) + ".",
+                why="they are not in the mesh, or cannot be reached while enough waits for them",
+                do="send to members that are, or again once they can be reached",
+                retryable=True,
+            )
+        return tuple(slow)
 
     async def _signalled(self, member: Member, payload: JsonObject) -> None:
         peer = self._peers.get(member)
@@ -291,28 +325,20 @@ class MeshConnection(Connection):
             if member is None or member == other:
                 peer.suspend(suspended)
 
-    async def _stats(self) -> dict[str, Mapping[str, float | str]]:
-        figures: dict[str, Mapping[str, float | str]] = {
-            str(member): await peer.stats() for member, peer in tuple(self._peers.items())
-        }
-        figures["media loop"] = {"lag_ms": 1000 * self._media.lag_s, "errors": self._media.errors}
-        return figures
+    async def _stats(self) -> ConnectionStats:
+        return ConnectionStats(
+            pairs=tuple(peer.stats() for peer in self._peers.values()),
+            extras={"lag_ms": 1000 * self._media.lag_s, "errors": self._media.errors},
+        )
 
     async def _close_peers(self) -> None:
         peers, self._peers = tuple(self._peers.values()), {}
-        await asyncio.gather(*(peer.close() for peer in peers))
+        await asyncio.gather(*(peer.close() for peer in peers), *self._leaving)
 
     def _lagging(self, late_s: float) -> None:
         loop = asyncio.get_running_loop()
         if self._calm is None:
-            self.emit(
-                ConditionRaised(
-                    LAGGING,
-                    f"media was late by {1000 * late_s:.0f} ms",
-                    what="This machine is too slow for the media of this call.",
-                    remedy="Publish less, or use a focus type with a server.",
-                )
-            )
+            self.emit(raised(LAGGING, f"media was late by {1000 * late_s:.0f} ms"))
             self.context.log.warning("the media loop was late by %.0f ms", 1000 * late_s)
         else:
             self._calm.cancel()
@@ -320,7 +346,12 @@ class MeshConnection(Connection):
 
     def _calmed(self) -> None:
         self._calm = None
-        self.emit(ConditionCleared(LAGGING))
+        self.emit(ConditionCleared(LAGGING.code))
+
+    def _troubled(self, track_id: TrackId, why: str | None) -> None:
+        subject = str(track_id)
+        cleared = ConditionCleared(UNSENT.code, subject)
+        self.emit(cleared if why is None else raised(UNSENT, why, subject))
 
     # What peers are given (`peer.Host`), on the media loop
 
@@ -330,11 +361,18 @@ class MeshConnection(Connection):
 
     def new_instance(self) -> str:
         """Give a fresh random word."""
-        return secrets.token_hex(8)
+        return self._random_bytes(8).hex()
 
     def now_s(self) -> float:
         """Give the call's clock."""
         return self.context.now().s
+
+    def rearrange(self) -> None:
+        """Look again who stays."""
+        for peer in self._sort(()):
+            leaving = asyncio.get_running_loop().create_task(peer.close())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     async def ice_servers(self) -> Sequence[IceServer]:
         """Give the servers to gather with."""
@@ -343,6 +381,10 @@ class MeshConnection(Connection):
             return known
         asked = asyncio.run_coroutine_threadsafe(self._ice.get(), self._call_loop)
         return await asyncio.wrap_future(asked)
+
+    def ice_refused(self) -> None:
+        """Take note that a server refused our credentials."""
+        self._ice.refused()
 
     def send_signal(self, member: Member, payload: JsonObject) -> None:
         """Queue a signal for a member."""

@@ -9,23 +9,27 @@ and places them on media sections; it hands what it receives to the hub that its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from rtcfoci.errors import RtcfociError
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import FrameHub, LocalTrack, TrackId
+from rtcfoci.plugin import PathStats
 from rtcfoci_mesh.config import IceServer
 from rtcfoci_mesh.wire import Lines
 
 __all__ = [
+    "Diagnosis",
     "EngineError",
     "LocalDescription",
     "MeshEngine",
     "PeerSession",
     "SessionEvents",
     "SessionOptions",
+    "SessionStats",
+    "Totals",
 ]
 
 
@@ -58,6 +62,53 @@ class SessionOptions:
     ice_servers: Sequence[IceServer] = field(repr=False)
     loopback: bool
     gather_timeout_s: float
+    relay_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a session knows about its path to the member."""
+
+    cause: str = ""
+    """The path, or what was tried and why none worked; addresses, but no credentials."""
+    remedy: str = ""
+    refused: bool = False
+    """Whether a server refused our credentials: fresh ones are needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Counts since a session began."""
+
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    packets_received: int = 0
+    """Media packets."""
+    packets_sent: int = 0
+    packets_received_lost: int = 0
+    packets_sent_lost: int = 0
+    """As the other side reports them."""
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in _COUNTS})
+
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in _COUNTS})
+
+
+_COUNTS = fields(Totals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStats:
+    """What an engine knows of one session; None where it does not."""
+
+    totals: Totals = Totals()
+    rtt_ms: float | None = None
+    jitter_ms: float | None = None
+    path: PathStats | None = None
+    audio_codec: str | None = None
+    video_codec: str | None = None
 
 
 class SessionEvents(Protocol):
@@ -79,7 +130,10 @@ class SessionEvents(Protocol):
         """Name the hub for the next frame of a media section; None: nobody wants it."""
 
     def received(self, mid: str) -> None:
-        """A frame came, wanted or not."""
+        """Something came on a media section, wanted or not."""
+
+    def handed(self, *, concealed: bool = False) -> None:
+        """A frame was given to a hub; concealed when it was made up for one that did not come."""
 
 
 class PeerSession(Protocol):
@@ -110,8 +164,11 @@ class PeerSession(Protocol):
     def packets_received(self) -> int:
         """Packets of media, control and data so far: while the other side lives it grows."""
 
-    async def stats(self) -> Mapping[str, float | str]:
-        """Figures of the connection; units in the names."""
+    def explain(self) -> Diagnosis:
+        """Say which path there is to the member, or why there is none."""
+
+    async def stats(self) -> SessionStats:
+        """What was counted so far; asked twice a second."""
 
     def suspend(self, suspended: bool) -> None:
         """Send nothing at all while suspended, as if the network were cut: for tests and drills."""
@@ -123,5 +180,12 @@ class PeerSession(Protocol):
 class MeshEngine(Protocol):
     """A WebRTC implementation."""
 
+    @property
+    def conceals(self) -> bool:
+        """Whether it makes up sound for what is lost, and not only silence."""
+
     def open(self, options: SessionOptions, events: SessionEvents) -> PeerSession:
         """Begin a connection. :raises EngineError:"""
+
+    def watch(self, troubled: Callable[[TrackId, str | None], None]) -> None:
+        """Say from now on which of our tracks cannot be encoded, and why; None: again it can be."""

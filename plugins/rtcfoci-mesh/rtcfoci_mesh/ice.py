@@ -16,11 +16,12 @@ from rtcfoci_mesh.config import IceServer, MeshConfig
 
 __all__ = ["IceServers", "read_turn_server"]
 
-_URI = re.compile(
-    r"(stuns?:[^?:@/\s]+(:\d{1,5})?)|(turns?:[^?:@/\s]+(:\d{1,5})?(\?transport=(udp|tcp))?)"
-)
+_HOST = r"([^?:@/\[\]\s]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
+_URI = re.compile(rf"stuns?:{_HOST}|turns?:{_HOST}(\?transport=(udp|tcp))?")
 _TURN_PATH = "/_matrix/client/v3/voip/turnServer"
 _RETRY_S = 60.0
+_SOON_S = 5.0
+"""The homeserver is not asked more often, however short the life of what it gives."""
 
 
 class IceServers:
@@ -33,6 +34,7 @@ class IceServers:
             self._fixed = ()  # no server can reach a loopback address
         self._held: tuple[IceServer, ...] = ()
         self._until_s: float | None = None
+        self._asked_s = 0.0
         self._asking = asyncio.Lock()
 
     def known(self) -> tuple[IceServer, ...] | None:
@@ -42,6 +44,11 @@ class IceServers:
         if self._until_s is None or self._context.now().s >= self._until_s:
             return None
         return self._held
+
+    def refused(self) -> None:
+        """Ask anew when servers are needed next: these credentials are not taken; from any thread."""
+        if self._context.now().s >= self._asked_s + _SOON_S:
+            self._until_s = None
 
     async def get(self) -> tuple[IceServer, ...]:
         """Give the servers; without an answer of the homeserver, none."""
@@ -55,7 +62,8 @@ class IceServers:
             except RtcfociError as error:
                 self._context.log.info("no TURN servers: %s", error.what)
                 self._held, ttl_s = (), _RETRY_S
-            self._until_s = self._context.now().s + ttl_s
+            self._asked_s = self._context.now().s
+            self._until_s = self._asked_s + ttl_s
             return self._held
 
 
@@ -74,4 +82,4 @@ def read_turn_server(answer: JsonObject) -> tuple[tuple[IceServer, ...], float]:
             username=username if isinstance(username, str) else None,
             credential=password if isinstance(password, str) else None,
         ),
-    ), max(keep_s, _RETRY_S)
+    ), max(keep_s, _SOON_S)

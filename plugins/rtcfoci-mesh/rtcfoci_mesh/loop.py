@@ -1,6 +1,6 @@
 """A thread with an event loop of its own for media, and the way into it.
 
-In: starting and ending it, running work there, noticing that it lags.
+In: starting and ending it, running work there, noticing that it lags; a stand-in without a thread.
 Out: what runs there (`peer` and all below).
 
 An application that blocks its own loop must not stop the media of the call: a receiver reads late
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from rtcfoci.errors import BackendError
 
-__all__ = ["MediaLoop"]
+__all__ = ["MediaLoop", "SameLoop"]
 
 _T = TypeVar("_T")
 _LAG_EVERY_S = 0.25
@@ -125,6 +125,37 @@ class MediaLoop:
         # state and by the connect deadline.
         self.errors += 1
         _log.debug("on the media loop: %s: %r", context.get("message"), context.get("exception"))
+
+
+class SameLoop(MediaLoop):
+    """Stands in for a media loop on the loop that runs: no thread, so that virtual time can pass.
+
+    :param lagging: never called; nothing can lag.
+    """
+
+    def __init__(
+        self, lagging: Callable[[float], None] | None = None, *, lag_limit_s: float = 0.2
+    ) -> None:
+        self.lag_s = 0.0
+        self.errors = 0
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Have a function called soon; after the end it is dropped."""
+        if not self._stopped:
+            self._loop.call_soon(callback, *arguments)
+
+    async def run(self, work: Coroutine[object, object, _T]) -> _T:
+        """Run a coroutine. :raises BackendError: after the end."""
+        if self._stopped:
+            work.close()
+            raise _closed()
+        return await work
+
+    async def stop(self) -> None:
+        """Take no more work. Idempotent."""
+        self._stopped = True
 
 
 def _closed() -> BackendError:

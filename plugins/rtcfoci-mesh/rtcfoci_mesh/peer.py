@@ -8,8 +8,8 @@ connections to it come and go. Out: who is in the mesh (`connection`), the rules
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Protocol
 
 from rtcfoci.core.model import JsonObject, Member
@@ -21,17 +21,22 @@ from rtcfoci.plugin import (
     ConnectionEvent,
     DataReceived,
     FirstMedia,
+    PairStats,
 )
 from rtcfoci_mesh import steps
+from rtcfoci_mesh.conditions import DATA_LOST, raised
 from rtcfoci_mesh.config import IceServer, MeshConfig
-from rtcfoci_mesh.data import AppData, Mute, Ping, Pong, pack, unpack
+from rtcfoci_mesh.data import Acknowledged, AppData, Mute, Ping, Pong, Small, Stream, pack, unpack
+from rtcfoci_mesh.delivery import WINDOW_BYTES, Delivery
 from rtcfoci_mesh.engine import (
+    Diagnosis,
     EngineError,
     LocalDescription,
     MeshEngine,
     PeerSession,
     SessionOptions,
 )
+from rtcfoci_mesh.meter import Meter
 from rtcfoci_mesh.signalling import Negotiation
 from rtcfoci_mesh.tracks import RemoteTracks
 from rtcfoci_mesh.wire import Lines, TrackInfo, write_signal
@@ -40,8 +45,8 @@ __all__ = ["Host", "Peer"]
 
 _CLOSED_PATIENCE_S = 2.0
 """A member that ends the connection is about to leave; the roster says so within this time."""
-_PENDING_MESSAGES = 64
-_FULL_BYTES = 1 << 20
+_APART_S = 30.0
+"""So long a pair that lost its connection keeps a place that it would not get anew."""
 _LATE_BYTES = 1 << 16
 """Lossy messages behind so many bytes would come late: they are dropped instead."""
 _LOOK_EVERY_S = 0.5
@@ -60,6 +65,9 @@ class Host(Protocol):
     async def ice_servers(self) -> Sequence[IceServer]:
         """Give the servers to gather with."""
 
+    def ice_refused(self) -> None:
+        """Take note that a server refused our credentials."""
+
     def emit(self, event: ConnectionEvent) -> None:
         """Report an event."""
 
@@ -72,6 +80,9 @@ class Host(Protocol):
     def now_s(self) -> float:
         """Give the call's clock."""
 
+    def rearrange(self) -> None:
+        """Look again who stays: a pair is not established any more."""
+
 
 class Peer:
     """One member. :param needs_video: whether the member means to send video."""
@@ -80,8 +91,7 @@ class Peer:
         self.member = member
         self.last_media_s: float | None = None
         self.rtt_ms: float | None = None
-        self.rebuilt: int = 0
-        """How many connections to this member came after the first."""
+        self._connections = 0
         self._host = host
         self._subject = str(member)
         self._loop = asyncio.get_running_loop()
@@ -99,12 +109,19 @@ class Peer:
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._tracks = RemoteTracks(member, host.emit)
-        self._pending: deque[bytes] = deque(maxlen=_PENDING_MESSAGES)
+        self._delivery = Delivery(
+            host.new_instance(), partial(self._transmit, reliable=True), self._loop.call_later
+        )
         self._conditions: set[str] = set()
         self._lost_code = "peer_unreachable"
+        self._diagnosis = Diagnosis()
         self._pings: dict[int, float] = {}
         self._ping_number = 0
+        self._meter = Meter()
         self._met = False
+        self.established: bool = False
+        """Whether there is a connection, or was until just now."""
+        self._apart: asyncio.TimerHandle | None = None
         self._closed = False
 
     # What the connection asks of a peer
@@ -113,6 +130,11 @@ class Peer:
     def connected(self) -> bool:
         """Whether media can flow."""
         return self._negotiation.connected
+
+    @property
+    def rebuilt(self) -> int:
+        """How many connections to this member came after the first."""
+        return max(0, self._connections - 1)
 
     def begin(self) -> None:
         """Start reaching the member."""
@@ -143,45 +165,42 @@ class Peer:
         self._tracks.subscribe(track_id, wanted)
 
     def send_data(self, frame: bytes, *, reliable: bool) -> bool:
-        """Send to the member; a reliable message waits for a connection. False: not taken."""
-        if self._session is not None and self.connected and not self._pending:
-            if self._session.buffered(reliable=reliable) > (
-                _FULL_BYTES if reliable else _LATE_BYTES
-            ):
-                return False
-            try:
-                self._session.send(frame, reliable=reliable)
-                return True
-            except EngineError:
-                pass  # the channel is not open yet
-        if not reliable or len(self._pending) == self._pending.maxlen:
+        """Send to the member; a reliable message is kept until it has come. False: not taken."""
+        if reliable:
+            return self._delivery.send(frame)
+        if self._session is None or not self._delivery.open:
             return False
-        self._pending.append(frame)
-        return True
+        late = self._session.buffered(reliable=False) > _LATE_BYTES
+        return not late and self._transmit(frame, reliable=False)
+
+    def lost_data(self) -> None:
+        """Say that a reliable message was not taken, and will never come."""
+        if DATA_LOST.code not in self._conditions:
+            self._conditions.add(DATA_LOST.code)
+            cause = f"{WINDOW_BYTES >> 10} KiB wait for it already"
+            self._host.emit(raised(DATA_LOST, cause, self._subject))
 
     def suspend(self, suspended: bool) -> None:
         """Send nothing at all to the member while suspended."""
         if self._session is not None:
             self._session.suspend(suspended)
 
-    async def stats(self) -> Mapping[str, float | str]:
+    def stats(self) -> PairStats:
         """Figures about the member."""
-        figures: dict[str, float | str] = {
-            "state": "connected" if self.connected else self._negotiation.state.value,
-            "rebuilt": self.rebuilt,
-            "signals_dropped": sum(self._negotiation.dropped.values()),
-        }
-        if self._session is not None:
-            figures |= await self._session.stats()
-        if self.rtt_ms is not None:
-            figures["rtt_ms"] = self.rtt_ms
-        return figures
+        return self._meter.figures(
+            self.member,
+            state="connected" if self.connected else self._negotiation.state.value,
+            rebuilt=self.rebuilt,
+            rtt_ms=self.rtt_ms if self.connected else None,
+            extras={"signals_dropped": sum(self._negotiation.dropped.values())},
+        )
 
     async def close(self) -> None:
         """Let go of the member: its tracks end."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._apart):
+            if timer is not None:
+                timer.cancel()
         self._end_session()
         self._tracks.end()
         for code in tuple(self._conditions):
@@ -210,27 +229,29 @@ class Peer:
         match effect:
             case steps.Open(attempt):
                 self._handle = _Events(self, attempt)
+                self._meter.opened(self._loop.time())
             case steps.Close():
                 self._end_session()
             case steps.MakeOffer(attempt, lines):
-                self._work(attempt, self._offer(attempt, lines))
+                self._work(attempt, partial(self._offer, attempt, lines))
             case steps.MakeAnswer(attempt, sdp, tracks):
-                self._work(attempt, self._answer(attempt, sdp, tracks))
+                self._work(attempt, partial(self._answer, attempt, sdp, tracks))
             case steps.Apply(attempt, sdp, tracks):
-                self._work(attempt, self._apply(attempt, sdp, tracks))
+                self._work(attempt, partial(self._apply, attempt, sdp, tracks))
             case steps.Send(signal):
                 self._host.send_signal(self.member, write_signal(signal))
             case steps.Unreachable(cause):
                 if self._lost_code:
-                    self._raise(self._lost_code, cause)
+                    self._raise(self._lost_code, cause, self._diagnosis)
                 self._lost_code = "peer_unreachable"
 
-    def _work(self, attempt: str, work: Coroutine[object, object, None]) -> None:
+    def _work(self, attempt: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         async def guarded() -> None:
             try:
-                await work
+                await work()  # made here: it may be cancelled before it begins
             except EngineError as error:
-                self._lose(attempt, f"{error.what}: {error.why}", code=error.code, patience_s=1.0)
+                cause = f"{error.what}: {error.why}" if error.why else error.what
+                self._lose(attempt, cause, code=error.code, patience_s=1.0)
 
         task = self._loop.create_task(guarded())
         self._works.add(task)
@@ -246,6 +267,7 @@ class Peer:
                 ice_servers=servers,
                 loopback=config.loopback,
                 gather_timeout_s=config.gather_timeout_s,
+                relay_only=config.relay_only,
             )
             self._session = self._host.engine.open(options, self._handle)
             for track_id in self._host.muted:
@@ -293,18 +315,37 @@ class Peer:
         for task in self._works:
             if task is not asyncio.current_task():
                 task.cancel()
+        # What was tried, while the session still knows.
+        self._diagnosis = Diagnosis() if session is None else session.explain()
+        if self._diagnosis.refused:
+            self._host.ice_refused()
+        self._meter.ended()
+        self._delivery.ended()
         self._tracks.detach()
+        if self.established and self._apart is None and not self._closed:
+            self._apart = self._loop.call_later(_APART_S, self._drift_apart)
         if session is not None:
             closing = self._loop.create_task(session.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+    def _drift_apart(self) -> None:
+        # Maybe the connection stood on our side alone, and the member has no place for us.
+        self._apart, self.established = None, False
+        self._host.rearrange()
 
     # What a session reports, through `_Events`
 
     def _connected(self, attempt: str) -> None:
         if attempt != self._negotiation.attempt or self.connected:
             return
+        self._connections += 1
+        self.established = True
+        if self._apart is not None:
+            self._apart.cancel()
+            self._apart = None
         self._feed(steps.Connected(attempt))
+        self._meter.connected(self._loop.time())
         for code in tuple(self._conditions):
             self._clear(code)
         self._tracks.attach()
@@ -317,7 +358,6 @@ class Peer:
     ) -> None:
         if attempt != self._negotiation.attempt or self._closed:
             return
-        self.rebuilt += self.connected
         self._lost_code = code
         self._feed(steps.Failed(attempt, cause, patience_s))
 
@@ -325,15 +365,18 @@ class Peer:
         for track in self._host.tracks():
             track_id = track.track_id
             self._say(Mute(track_id.source, track_id.name, track_id in self._host.muted))
-        while self._pending and self._session is not None:
-            self._session.send(self._pending[0], reliable=True)
-            self._pending.popleft()
+        self._delivery.opened()
 
     def _message(self, data: bytes, *, reliable: bool) -> None:
         match unpack(data):
-            case AppData(topic, payload):
+            case AppData(topic, payload, number) if (number is not None) == reliable:
                 self._came()
-                self._host.emit(DataReceived(self.member, payload, topic, reliable))
+                if number is None or self._delivery.is_next(number, len(data)):
+                    self._host.emit(DataReceived(self.member, payload, topic, reliable))
+                else:
+                    self._negotiation.dropped["double_message"] += 1
+            case (Stream() | Acknowledged()) as told if reliable and self._delivery.take(told):
+                return
             case Mute(source, name, muted):
                 self._tracks.set_muted(source, name, muted)
             case Ping(number):
@@ -342,7 +385,7 @@ class Peer:
                 sent_s = self._pings.pop(number, None)
                 if sent_s is not None:
                     self.rtt_ms = 1000 * (self._loop.time() - sent_s)
-            case None:
+            case _:
                 self._negotiation.dropped["bad_message"] += 1
 
     def _came(self) -> None:
@@ -351,12 +394,18 @@ class Peer:
             self._met = True
             self._host.emit(FirstMedia(self.member))
 
-    def _say(self, message: Mute | Ping | Pong, *, reliable: bool = True) -> None:
-        if self._session is not None:
-            try:
-                self._session.send(pack(message), reliable=reliable)
-            except EngineError:
-                return  # not open yet: `_opened` tells what is muted and what is not
+    def _say(self, message: Small, *, reliable: bool = True) -> None:
+        # Before the channels are open it is not said: `_opened` tells what is muted and what is not.
+        self._transmit(pack(message), reliable=reliable)
+
+    def _transmit(self, frame: bytes, *, reliable: bool) -> bool:
+        try:
+            if self._session is not None:
+                self._session.send(frame, reliable=reliable)
+                return True
+        except EngineError:
+            pass
+        return False
 
     async def _watch(self, attempt: str) -> None:
         """Notice within `stall_s` that the member is silent; a live one is heard once a second."""
@@ -378,14 +427,17 @@ class Peer:
                 self._pings[self._ping_number] = now_s
                 self._pings.pop(self._ping_number - 10, None)
                 self._say(Ping(self._ping_number), reliable=False)
+            self._meter.take(await self._session.stats(), now_s)
             before_s = now_s
             await asyncio.sleep(_LOOK_EVERY_S)
 
     # Conditions
 
-    def _raise(self, code: str, cause: str) -> None:
+    def _raise(self, code: str, cause: str, found: Diagnosis) -> None:
         self._conditions.add(code)
-        self._host.emit(ConditionRaised(code, cause, self._subject))
+        said = f"{cause}; {found.cause}" if found.cause else cause
+        remedy = "" if code == "media_stalled" else found.remedy
+        self._host.emit(ConditionRaised(code, said, self._subject, remedy=remedy))
 
     def _clear(self, code: str) -> None:
         self._conditions.discard(code)
@@ -427,3 +479,7 @@ class _Events:
     def received(self, mid: str) -> None:
         if self._current:
             self._peer._came()
+
+    def handed(self, *, concealed: bool = False) -> None:
+        if self._current:
+            self._peer._meter.frame(concealed=concealed)

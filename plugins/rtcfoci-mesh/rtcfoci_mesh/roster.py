@@ -1,6 +1,11 @@
 """Who fits into the mesh, decided by everybody alike from what the memberships say.
 
 In: the order and the cap. Out: what is done with those that fit (`connection`).
+
+The answer follows from the memberships as they are now, our own among them as others read it, and from
+nothing that was remembered: somebody who comes later must come to the same one. That a member's `video`
+is what it announced at its join is therefore its own duty; one that changes it changes the answer for
+everybody alike, and for nobody who is connected.
 """
 
 from __future__ import annotations
@@ -47,20 +52,23 @@ def read_seat(membership: Membership, types: Iterable[str]) -> Seat:
 
 
 def own_seat(member: Member, transport: Transport) -> Seat:
-    """Read our own place from the transport that we announce."""
-    joined = transport.raw.get("joined_ts_ms")
-    return Seat(
-        member, joined if isinstance(joined, int) else 0, transport.raw.get("video") is True
-    )
+    """Guess our own place from what we are about to announce; the homeserver's time is not known yet."""
+    claimed = transport.raw.get("joined_ts_ms")
+    joined = claimed if isinstance(claimed, int) else 0
+    return Seat(member, joined, transport.raw.get("video") is True, joined)
 
 
 def seated(seats: Iterable[Seat], *, max_video: int, max_audio: int) -> set[Member]:
-    """Fill the mesh in order of joining; the first member that sends video lowers the cap."""
+    """Give those that fit: the longest beginning of the order that a cap allows.
+
+    It is `max_video` long at most, or `max_audio` while nobody in it announced video. Nobody is
+    skipped: whoever comes after one that does not fit does not fit either.
+    """
     taken: set[Member] = set()
-    cap = max_audio
+    video = False
     for seat in sorted(seats, key=lambda s: s.order):
-        cap_with = min(cap, max_video) if seat.video else cap
-        if len(taken) < cap_with:
-            taken.add(seat.member)
-            cap = cap_with
+        video = video or seat.video
+        if len(taken) >= (max_video if video else max(max_video, max_audio)):
+            break
+        taken.add(seat.member)
     return taken

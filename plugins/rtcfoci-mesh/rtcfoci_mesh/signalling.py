@@ -327,7 +327,9 @@ class Negotiation:
         except RemoteProtocolError:
             self._ignore("malformed")
             return
-        if signal.instance in self._peer_past:
+        # Who names the attempt that we are making is no past, whatever overtook it.
+        present = not isinstance(signal, Offer) and signal.attempt == self.attempt != ""
+        if signal.instance in self._peer_past and not present:
             self._ignore("late")
         elif isinstance(signal, Offer) is self.offerer:
             self._ignore("unexpected")
@@ -350,6 +352,8 @@ class Negotiation:
             return
         if self._peer_instance:
             self._peer_past.append(self._peer_instance)
+        if instance in self._peer_past:
+            self._peer_past.remove(instance)
         self._peer_instance, self._peer_number, self._peer_want = instance, 0, -1
 
     def _offered(self, offer: Offer) -> None:

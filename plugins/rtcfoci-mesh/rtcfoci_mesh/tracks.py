@@ -69,10 +69,13 @@ class RemoteTracks:
                 track_id = TrackId(self._member, info.source, info.name)
                 held = self._tracks[key] = _Remote(track_id, info.kind, FrameHub(info.kind))
             self._by_mid[info.mid] = held
+            muted = self._said.get(key, info.muted)
             if not held.live:
                 held.live = True
                 self._emit(TrackAdded(held.track_id, held.hub))
-            self._mute(held, self._said.get(key, info.muted))
+                if held.muted and muted:  # whoever lost it has forgotten that
+                    self._emit(TrackMuted(held.track_id, True))
+            self._mute(held, muted)
 
     def detach(self) -> None:
         """The connection is gone; the tracks may come back with the next one."""

@@ -7,7 +7,7 @@ import time
 from array import array
 
 import pytest
-from meshes import CONFIG, Source, Wire, frequency_hz, member, pairs, stations, until
+from meshes import Source, Wire, frequency_hz, member, pairs, stations, until
 from rtcfoci_mesh.connection import MeshDrill
 from rtcfoci_mesh.data import MAX_DATA_BYTES
 
@@ -20,6 +20,7 @@ from rtcfoci.plugin import (
     ConditionRaised,
     DataReceived,
     FirstMedia,
+    PathStats,
     Quality,
     TrackAdded,
     TrackMuted,
@@ -63,10 +64,17 @@ async def test_two_hear_see_and_write_to_each_other() -> None:
         assert health.connected
         assert health.last_media_s is not None
         assert time.monotonic() - health.last_media_s < 0.5
-        figures = (await alice.connection.stats())[str(bob.member)]
-        assert figures["state"] == "connected"
-        for name in ("audio_packets_received", "audio_packets_sent", "bytes_sent", "rtt_ms"):
-            assert float(figures[name]) > 0
+        (figures,) = (await alice.connection.stats()).pairs
+        assert (figures.member, figures.state, figures.rebuilt) == (bob.member, "connected", 0)
+        assert (figures.audio_codec, figures.video_codec) == ("opus", "VP8")
+        assert figures.path == PathStats(local="host", remote="host", protocol="udp")
+        assert not figures.path.relayed
+        for measured in (figures.rtt_ms, figures.packets_sent, figures.connect_time_s):
+            assert measured is not None
+            assert 0 < measured < 2000
+        assert (figures.loss_received_ratio, figures.frames_concealed) == (0.0, 0)
+        assert figures.bitrate_received_bps is not None
+        assert 20_000 < figures.bitrate_received_bps < 5_000_000  # sound and small pictures
 
 
 async def test_media_keeps_its_time_within_100_ms_across_a_connection() -> None:
@@ -156,7 +164,7 @@ async def test_tracks_come_and_go_in_a_call(publisher: str) -> None:
         await sender.publish("slides", Kind.VIDEO)
         await until(lambda: receiver.frames[TrackId(sender.member, "slides", "0")] > 3)
         assert len(receiver.saw(TrackAdded)) == 5
-        assert (await alice.connection.stats())[str(bob.member)]["rebuilt"] == 0
+        assert (await alice.connection.stats()).pairs[0].rebuilt == 0
 
 
 async def test_muted_tracks_send_nothing_and_say_so() -> None:
@@ -202,19 +210,6 @@ async def test_a_track_published_muted_sends_nothing_until_it_is_unmuted() -> No
         assert not bob.frames
         await alice.connection.set_muted(track.track_id, False)
         await until(lambda: bob.frames[track.track_id] > 5)
-
-
-async def test_a_broadcast_outlives_a_member_that_leaves_while_it_waits() -> None:
-    async with stations("alice", "bob") as (alice, bob):
-        await alice.meet(bob)  # bob does not know of alice: there is no connection
-        for number in range(64):
-            await alice.connection.send_data(bytes([number]), topic="", reliable=True)
-        waiting = asyncio.create_task(alice.connection.send_data(b"x", topic="", reliable=True))
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        await alice.part(bob)
-        async with asyncio.timeout(2):
-            await waiting
 
 
 async def test_lossy_data_does_not_pile_up() -> None:
@@ -269,16 +264,3 @@ async def test_data_that_cannot_be_sent_is_refused_in_words() -> None:
         stranger = member("mallory")
         with pytest.raises(BackendError, match="mallory"):
             await alice.connection.send_data(b"x", topic="", reliable=True, to=[stranger])
-
-
-async def test_the_mesh_has_room_for_so_many() -> None:
-    config = CONFIG.model_copy(update={"max_video_members": 2})
-    async with stations("alice", "bob", "carol", config=config) as (alice, bob, carol):
-        # alice and bob came at 1000; carol's own transport says now.
-        await carol.meet(alice, bob)
-        await until(lambda: len(carol.saw(ConditionRaised)) == 2)
-        codes = {e.code for e in carol.saw(ConditionRaised) if isinstance(e, ConditionRaised)}
-        assert codes == {"rtcfoci.mesh.full"}
-        await carol.part(alice)
-        await bob.meet(carol)
-        await until(carol.reaches)

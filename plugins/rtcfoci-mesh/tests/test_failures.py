@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 
 import pytest
@@ -184,6 +184,22 @@ async def test_a_machine_without_an_address_says_so(monkeypatch: pytest.MonkeyPa
     async with stations("alice", "bob", config=config) as (alice, bob):
         await asyncio.gather(alice.meet(bob), bob.meet(alice))
         await until(lambda: "no_candidates" in raised(alice))
+        said = {e.code: e.remedy for e in alice.events if isinstance(e, ConditionRaised)}
+        assert not said["no_candidates"]  # its general one holds: it is no matter of servers
+
+
+async def test_both_sides_count_a_rebuilt_connection_whoever_gave_it_up(talking: Talking) -> None:
+    _, alice, bob, _ = talking
+    answerer = peer_of(bob, alice)
+    assert not answerer._negotiation.offerer
+    await bob.connection._media.run(_give_up(answerer))
+    await until(lambda: peer_of(alice, bob).rebuilt == answerer.rebuilt == 1)
+    assert alice.reaches()
+    assert bob.reaches()
+
+
+async def _give_up(peer: Peer) -> None:
+    peer._lose(peer._negotiation.attempt, "a test")
 
 
 HOSTILE = [
@@ -304,3 +320,26 @@ async def test_a_closed_connection_refuses_in_words(talking: Talking) -> None:
     await alice.connection.aclose()
     with pytest.raises(BackendError, match="closed"):
         await alice.connection.send_data(b"x", topic="", reliable=True)
+
+
+async def test_work_that_is_cancelled_before_it_begins_was_never_made() -> None:
+    """Else Python warns of a coroutine that nobody awaited."""
+    async with stations("alice", "bob") as (alice, bob):
+        await asyncio.gather(alice.meet(bob), bob.meet(alice))
+        peer = peer_of(alice, bob)
+        made: list[str] = []
+
+        async def offer() -> None:
+            made.append("awaited")
+
+        def make() -> Coroutine[object, object, None]:
+            made.append("made")
+            return offer()
+
+        async def begin_and_end() -> None:
+            peer._work("another", make)
+            peer._end_session()
+            await asyncio.sleep(0)
+
+        await alice.connection._media.run(begin_and_end())
+        assert made == []

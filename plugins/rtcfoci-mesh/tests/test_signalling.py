@@ -216,6 +216,27 @@ def test_a_restarted_offerer_is_answered_and_its_past_is_not() -> None:
     assert answerer.dropped == {"late": 1}
 
 
+def test_late_signals_of_an_earlier_life_do_not_make_the_present_one_the_past() -> None:
+    offerer, offer = offered()
+    past = Want(instance="ans", attempt="", seq=1, need=Lines(), rebuild=True)
+    now = replace(past, instance="ans-1")
+    for want in (now, past):  # they were reordered on their way
+        offerer.handle(Received(write_signal(want)), 0.1)
+    (offer,) = sent(described(offerer, 0.2))
+    answer = Answer(
+        instance="ans-1",
+        attempt=offer.attempt,
+        seq=offer.seq,
+        sdp=SDP,
+        tracks=(),
+        need=Lines(),
+    )
+    assert [type(e) for e in offerer.handle(Received(write_signal(answer)), 0.3)] == [Apply]
+    offerer.handle(Received(write_signal(replace(past, seq=2))), 0.4)
+    assert offerer.dropped == {"late": 1}
+    assert offerer.state is State.APPLYING
+
+
 def test_news_of_a_restart_rebuilds_unless_that_has_happened() -> None:
     offerer, answerer = connected()
     assert offerer.handle(Restarted(), 2.0) == []

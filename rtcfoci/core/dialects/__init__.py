@@ -1,26 +1,23 @@
-"""What every wire generation of memberships has in common: the protocol, its values, careful reading.
+"""What every wire generation of memberships has in common: the protocol and its values.
 
-In: `Dialect`, what it takes (`OwnMembership`), what it gives (`Leave`, `Problems`, `OwnEvent`), and
-`Reading`, which takes values out of hostile JSON and notes every problem. Out: the generations
-themselves, one module each (`d2`, `d3`, `superset`), and which of them are installed.
+In: `Dialect` (reads) and `WritableDialect` (writes, too), what they take (`OwnMembership`) and what they
+give (`Parsed`, `OwnEvent`). Out: the generations themselves, one module each (`d0` to `d5`, `superset`),
+what several share (`reading`, `state`, `sticky`), and which of them are installed.
 
 A dialect tells its events by content, because several generations share one event type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, TypeGuard
+from typing import Protocol, TypeAlias
 
+from rtcfoci.core.dialects.reading import MAX_DEPTH, is_shallow
 from rtcfoci.core.model import JsonObject, Member, Membership, RoomEvent, Slot, Transport
 from rtcfoci.errors import Problem, UsageError
 
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_ID_LENGTH",
-    "MAX_PROBLEMS",
-    "MAX_TRANSPORTS",
     "Dialect",
     "Leave",
     "Memberships",
@@ -28,24 +25,11 @@ __all__ = [
     "OwnMembership",
     "Parsed",
     "Problems",
-    "Reading",
+    "WritableDialect",
     "checked_transports",
     "is_livekit",
-    "is_shallow",
     "parse_event",
 ]
-
-MAX_DEPTH = 32
-"""Deeper nesting is a problem: whoever compared or wrote such a value could exhaust the stack."""
-MAX_ID_LENGTH = 255
-"""Matrix allows no longer identifiers."""
-MAX_PROBLEMS = 16
-"""More problems of one event than these are not written down."""
-MAX_TRANSPORTS = 32
-"""More transports than these in one membership are a problem; real ones have one or two."""
-_CONTAINERS = (dict, list)
-_MAX_SAFE_INTEGER = 2**53 - 1
-"""Canonical JSON has no integers beyond this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +38,7 @@ class Leave:
 
     dialect: str
     reason: str = ""
-    """The code of `leave_reason` (D7), empty where none was given."""
+    """The code of `leave_reason` (D4, D7), empty where none was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +74,8 @@ class OwnMembership:
     """The transport types we can receive from."""
     application: JsonObject = field(default_factory=dict)
     """The application's own data, without `type`."""
+    more: JsonObject = field(default_factory=dict)
+    """Fields that the dialect does not know, as `Membership.more` has them; written as they are."""
     lifetime_ms: int = 4 * 3600 * 1000
     """How long a state membership counts without a refresh; sticky ones count an hour."""
     owned_state: bool = False
@@ -109,7 +95,7 @@ class OwnEvent:
 
 
 class Dialect(Protocol):
-    """One wire generation of memberships: reads everybody's, writes ours.
+    """One wire generation of memberships, read.
 
     Stateless, constructed without arguments. Nothing that an event contains makes `reads` or `parse`
     raise, and their work is linear in the size of the event.
@@ -126,7 +112,11 @@ class Dialect(Protocol):
         """Tell by type and content whether the event is of this generation."""
 
     def parse(self, event: RoomEvent, room_id: str) -> Parsed:
-        """Turn the event into a membership, a leave, or all its problems."""
+        """Turn the event into a membership, several, a leave, or all its problems."""
+
+
+class WritableDialect(Dialect, Protocol):
+    """A dialect that announces us as well."""
 
     def join(self, own: OwnMembership) -> OwnEvent:
         """Announce us. :raises UsageError: without any transport, or with one that has no type."""
@@ -138,7 +128,7 @@ class Dialect(Protocol):
         """
 
     def leave(self, own: OwnMembership) -> OwnEvent:
-        """Withdraw the announcement."""
+        """Withdraw the announcement. Always the same for one device, slot and member id."""
 
 
 def parse_event(dialects: Iterable[Dialect], event: RoomEvent, room_id: str) -> Parsed:
@@ -172,137 +162,3 @@ def checked_transports(own: OwnMembership) -> list[JsonObject]:
             do="list the transport you publish on, or receive on if you only receive",
         )
     return sorted(raws, key=lambda raw: not is_livekit(raw))
-
-
-def is_shallow(content: JsonObject) -> bool:
-    """Tell whether a decoded JSON object is nested no deeper than `MAX_DEPTH`, without recursion."""
-    level: list[object] = [content]
-    for _ in range(MAX_DEPTH):
-        deeper: list[object] = []
-        for value in level:
-            items = value.values() if isinstance(value, dict) else value
-            for item in items:  # type: ignore[attr-defined]
-                if isinstance(item, _CONTAINERS):
-                    deeper.append(item)
-        if not deeper:
-            return True
-        level = deeper
-    return False
-
-
-def _is_identifier(value: object) -> TypeGuard[str]:
-    """Tell whether a value can stand for something: text, not too long, of whole characters.
-
-    JSON can hold half a surrogate pair, and whoever prints or hashes one fails.
-    """
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
-        return False
-    try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-class Reading:
-    """Takes values out of one hostile JSON object and notes every problem on the way.
-
-    The methods give an empty value where there is a problem: ask `problems` before believing any.
-    """
-
-    __slots__ = ("problems",)
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def problem(self, code: str, message: str) -> None:
-        """Note one problem; the first `MAX_PROBLEMS` are kept."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(code, message))
-
-    def result(self) -> Problems:
-        """Give the problems back as a value."""
-        return Problems(tuple(self.problems))
-
-    def string(
-        self, source: JsonObject, key: str, name: str = "", *, required: bool = True
-    ) -> str | None:
-        """Take a string that is an identifier; None when absent or wrong."""
-        value = source.get(key)
-        if _is_identifier(value):
-            return value
-        name = name or key
-        if value is None or value == "":
-            if required:
-                self.problem("missing_field", f"{name} is missing")
-        elif isinstance(value, str):
-            if len(value) > MAX_ID_LENGTH:
-                self.problem("too_long", f"{name} is longer than {MAX_ID_LENGTH} characters")
-            else:
-                self.problem("bad_unicode", f"{name} is not valid Unicode")
-        else:
-            self.problem("wrong_type", f"{name} is not a string")
-        return None
-
-    def integer(self, source: JsonObject, key: str) -> int | None:
-        """Take an optional integer from 0 to 2**53 - 1."""
-        value = source.get(key)
-        if value is None:
-            return None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.problem("wrong_type", f"{key} is not an integer")
-        elif not 0 <= value <= _MAX_SAFE_INTEGER:
-            self.problem("out_of_range", f"{key} is not within 0 and 2^53 - 1")
-        else:
-            return value
-        return None
-
-    def mapping(
-        self, source: JsonObject, key: str, name: str = "", *, required: bool = True
-    ) -> JsonObject | None:
-        """Take an object; None when absent or wrong."""
-        value = source.get(key)
-        if isinstance(value, dict):
-            return value
-        if value is not None:
-            self.problem("wrong_type", f"{name or key} is not an object")
-        elif required:
-            self.problem("missing_field", f"{name or key} is missing")
-        return None
-
-    def transports(self, source: JsonObject, key: str, name: str = "") -> tuple[Transport, ...]:
-        """Take an optional array of transports: objects with a `type`; other keys are kept."""
-        found = []
-        for item in self._items(source, key, name or key):
-            if isinstance(item, dict):
-                kind = item.get("type")
-                if _is_identifier(kind):
-                    found.append(Transport(kind, item))
-                    continue
-            self.problem("bad_transport", f"{name or key} has an item without a type")
-        return tuple(found)
-
-    def strings(self, source: JsonObject, key: str, name: str) -> tuple[str, ...] | None:
-        """Take an optional array of short strings; None when absent."""
-        if source.get(key) is None:
-            return None
-        found = []
-        for item in self._items(source, key, name):
-            if _is_identifier(item):
-                found.append(item)
-            else:
-                self.problem("wrong_type", f"{name} has an item that is not a short string")
-        return tuple(found)
-
-    def _items(self, source: JsonObject, key: str, name: str) -> Sequence[object]:
-        value = source.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.problem("wrong_type", f"{name} is not an array")
-            return ()
-        if len(value) > MAX_TRANSPORTS:
-            self.problem("too_many_items", f"{name} has more than {MAX_TRANSPORTS} items")
-            return ()
-        return value

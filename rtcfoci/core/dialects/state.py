@@ -1,7 +1,7 @@
-"""Reading and writing the state-event memberships that D2 and D3 share (MSC3401, session form).
+"""The state-event memberships that D2 and D3 share (MSC3401, session form), and what all state dialects do.
 
-In: one state event per device, `org.matrix.msc3401.call.member`. Out: what tells the two generations
-apart, which is `focus_active.focus_selection` (`d2`, `d3`).
+In: one state event per device, `org.matrix.msc3401.call.member`, read and written. Out: what tells the two
+generations apart, which is `focus_active.focus_selection` (`d2`, `d3`).
 
 Identity is the event's sender with `device_id`, as in deployed readers; `membershipID` is only a
 repetition of it and is not believed.
@@ -14,10 +14,11 @@ from rtcfoci.core.dialects import (
     OwnEvent,
     OwnMembership,
     Parsed,
-    Reading,
+    Problems,
     checked_transports,
     is_livekit,
 )
+from rtcfoci.core.dialects.reading import Known, Reading
 from rtcfoci.core.model import (
     FocusSelection,
     JsonObject,
@@ -28,7 +29,17 @@ from rtcfoci.core.model import (
     Transport,
 )
 
-__all__ = ["DEFAULT_EXPIRES_MS", "EXTENSION", "MAX_AGE_MS", "StateDialect", "state_member_id"]
+__all__ = [
+    "DEFAULT_EXPIRES_MS",
+    "EVENT_TYPES",
+    "EXTENSION",
+    "MAX_AGE_MS",
+    "StateDialect",
+    "is_foreign",
+    "lifespan",
+    "slot_id_of",
+    "state_member_id",
+]
 
 DEFAULT_EXPIRES_MS = 4 * 3600 * 1000
 """What `expires` means when it is absent, as in matrix-js-sdk."""
@@ -40,14 +51,15 @@ for ten days."""
 EXTENSION = "rtcfoci.transports"
 """Where our transports other than LiveKit travel: in `foci_preferred` they would make Element X drop
 the whole membership."""
-_EVENT_TYPES = ("org.matrix.msc3401.call.member", "m.call.member")
-_SESSION_FIELDS = frozenset(
-    {
-        "application", "call_id", "scope", "device_id", "membershipID", "expires", "created_ts",
-        "focus_active", "foci_preferred", EXTENSION,
-    }
+EVENT_TYPES = ("org.matrix.msc3401.call.member", "m.call.member")
+_KNOWN = Known(
+    "application", "call_id", "scope", "device_id", "membershipID", "expires", "created_ts",
+    "foci_preferred", EXTENSION,
+    focus_active=("type", "focus_selection"),
 )  # fmt: skip
 """All other top-level keys are the application's."""
+_OTHER_GENERATIONS = frozenset({"memberships", "m.calls", "session", "leave_reason"})
+"""Keys of D1, D0 and D4, which share the event type. Beside `application` they mean nothing."""
 
 
 def state_member_id(user_id: str, device_id: str) -> str:
@@ -55,11 +67,38 @@ def state_member_id(user_id: str, device_id: str) -> str:
     return f"{user_id}:{device_id}"
 
 
+def slot_id_of(application: str, call_id: str) -> str:
+    """Build the slot id of a call id: `""` stands for `ROOM`, and only in `m.call`."""
+    return f"{application}#{call_id or ('ROOM' if application == 'm.call' else '')}"
+
+
+def is_foreign(event: RoomEvent) -> bool:
+    """Tell whether the state key names another user than the sender; some keys name none."""
+    owner = (event.state_key or "").removeprefix("_")
+    return owner.startswith("@") and not f"{owner}_".startswith(f"{event.sender}_")
+
+
+def lifespan(
+    event: RoomEvent, created_ts_ms: int, expires_ts_ms: int
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Limit when a membership says it began and ends to what is believed of a state event.
+
+    Gives (began, ends), and both as claimed where that is something else.
+    """
+    origin_ts_ms = event.origin_server_ts_ms
+    claimed = (created_ts_ms, expires_ts_ms)
+    believed = (
+        min(origin_ts_ms, max(created_ts_ms, origin_ts_ms - MAX_AGE_MS)),
+        min(expires_ts_ms, min(origin_ts_ms, event.received_ts_ms) + MAX_AGE_MS),
+    )
+    return believed, None if believed == claimed else claimed
+
+
 class StateDialect:
     """What D2 and D3 share; they differ by name and by how foci are found."""
 
     name: str
-    event_types: tuple[str, ...] = _EVENT_TYPES
+    event_types: tuple[str, ...] = EVENT_TYPES
     sticky = False
     _selection: FocusSelection
     _selection_name: str
@@ -72,8 +111,8 @@ class StateDialect:
             return False
         if not content:
             return True
-        if "memberships" in content or "m.calls" in content:
-            return False  # D1 and D0 use the same type
+        if "application" not in content and not _OTHER_GENERATIONS.isdisjoint(content):
+            return False
         focus_active = content.get("focus_active")
         selection = focus_active.get("focus_selection") if isinstance(focus_active, dict) else None
         # Whatever is not D2's, an unknown selection included, is read as D3.
@@ -84,21 +123,17 @@ class StateDialect:
         """Turn the event into a membership, a leave, or all its problems."""
         content = event.content
         reading = Reading()
-        owner = event.state_key
-        if owner is None:
+        if event.state_key is None:
             reading.problem("not_state", f"{event.type} is not a state event")
         elif not content:
             return Leave(dialect=self.name)  # whoever sent it: a moderator may clear away a ghost
-        elif (owner := owner.removeprefix("_")).startswith("@") and not f"{owner}_".startswith(
-            f"{event.sender}_"
-        ):
+        elif is_foreign(event):
             reading.problem("foreign_state_key", "the state key names another user")
         device_id = reading.string(content, "device_id") or ""
         application = reading.string(content, "application") or ""
-        if content.get("call_id") is None:
-            reading.problem("missing_field", "call_id is missing")
-        call_id = reading.string(content, "call_id", required=False) or ""
-        reading.string(content, "scope", required=False)
+        call_id = reading.string(content, "call_id", empty=True) or ""
+        for name in ("scope", "m.call.intent"):
+            reading.string(content, name, required=False)
         focus_active = reading.mapping(content, "focus_active")
         if focus_active is not None:
             reading.string(focus_active, "type", "focus_active.type")
@@ -106,39 +141,34 @@ class StateDialect:
         created_ts_ms = reading.integer(content, "created_ts")
         expires_ms = reading.integer(content, "expires")
         if reading.problems:
-            return reading.result()
-        if call_id == "" and application == "m.call":
-            call_id = "ROOM"
+            return Problems(tuple(reading.problems))
         others, can_subscribe = _read_extension(content)
-        origin = event.origin_server_ts_ms
-        created = origin if created_ts_ms is None else created_ts_ms
+        created = event.origin_server_ts_ms if created_ts_ms is None else created_ts_ms
         expires = created + (DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms)
-        believed = (
-            min(origin, max(created, origin - MAX_AGE_MS)),
-            min(expires, min(origin, event.received_ts_ms) + MAX_AGE_MS),
-        )
+        (believed_from, believed_until), claims = lifespan(event, created, expires)
+        more = dict(_KNOWN.more(content))
+        focus_more = more.pop("focus_active", None)
         return Membership(
             member=Member(
                 user_id=event.sender,
                 device_id=device_id,
                 member_id=state_member_id(event.sender, device_id),
             ),
-            # Built, never parsed (MSC4143): the name is the call id.
-            slot_id=f"{application}#{call_id}",
+            slot_id=slot_id_of(application, call_id),
             transports=transports + others,
             can_subscribe=can_subscribe,
             focus_selection=self._selection,
-            application={
-                "type": application,
-                **{key: content[key] for key in content if key not in _SESSION_FIELDS},
-            },
-            created_ts_ms=believed[0],
-            expires_ts_ms=believed[1],
+            # Deployed clients lay the application's own data flat among the rest.
+            application={**more, "type": application},
+            created_ts_ms=believed_from,
+            expires_ts_ms=believed_until,
             dialect=self.name,
             event_id=event.event_id,
             room_id=room_id,
             encrypted=event.encrypted,
-            claims=None if believed == (created, expires) else (created, expires),
+            extended=len(others),
+            claims=claims,
+            more={} if focus_more is None else {"focus_active": focus_more},
         )
 
     def join(self, own: OwnMembership) -> OwnEvent:
@@ -174,7 +204,7 @@ class StateDialect:
         others = [raw for raw in transports if not is_livekit(raw)] if foci else []
         foci = foci or transports
         content: dict[str, object] = {
-            **{k: v for k, v in own.application.items() if k not in _SESSION_FIELDS | {"type"}},
+            **{k: v for k, v in own.application.items() if k not in _KNOWN.keys and k != "type"},
             "application": own.slot.application,
             "call_id": _call_id(own.slot),
             "scope": "m.room",
@@ -187,7 +217,7 @@ class StateDialect:
         }
         if others or set(own.can_subscribe) - {focus["type"] for focus in foci}:
             content[EXTENSION] = {"published": others, "can_subscribe": list(own.can_subscribe)}
-        return content
+        return _KNOWN.with_more(content, own.more)
 
 
 def _call_id(slot: Slot) -> str:

@@ -2,7 +2,7 @@
 // Usage: node session.mjs MODULES, where MODULES is a folder with node_modules; then requests on
 // standard input, the first of them {"do": "start", ...}. One JSON line of answer to each.
 
-import { createRequire } from "node:module";
+import { createRequire, register } from "node:module";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
@@ -25,6 +25,15 @@ for (const event of ["uncaughtException", "unhandledRejection"]) {
     process.on(event, (error) => troubles.push(`${event}: ${error?.stack ?? error}`));
 }
 
+// Before 34 it was written for bundlers, which find `./matrix` and folders.
+register(`data:text/javascript,${encodeURIComponent(`
+    export async function resolve(name, context, next) {
+        for (const end of ["", ".js", "/index.js"]) {
+            try { return await next(name + end, context); } catch (error) { var last = error; }
+        }
+        throw last;
+    }
+`)}`);
 const modules = createRequire(pathToFileURL(`${process.argv[2]}/`));
 const sdk = await import(pathToFileURL(modules.resolve("matrix-js-sdk")));
 let client, session;
@@ -44,6 +53,11 @@ const requests = {
         const memberId = `${identity.userId}:${identity.deviceId}`;
         session.joinRTCSession({ ...identity, memberId }, [], transport);
         return {};
+    },
+    // Whatever method of the session, in whatever version: false when it is not to be waited for.
+    async call({ method, args, wait }) {
+        const result = session[method](...args.map((arg) => arg ?? undefined));
+        return { result: wait === false ? null : ((await result) ?? null) };
     },
     async leave() {
         return { left: await session.leaveRoomSession(5000) };

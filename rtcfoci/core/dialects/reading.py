@@ -1,0 +1,231 @@
+"""Careful reading: values out of hostile JSON, with every problem noted and nothing raised.
+
+In: the limits, `Reading`, and `Known`: what a dialect does not know of an event is written again untouched.
+Out: what the values mean (the dialects, one module each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeGuard
+
+from rtcfoci.core.model import JsonObject, Transport
+from rtcfoci.errors import Problem
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ID_LENGTH",
+    "MAX_ITEMS",
+    "MAX_PROBLEMS",
+    "Known",
+    "Reading",
+    "is_shallow",
+]
+
+MAX_DEPTH = 32
+"""Deeper nesting is a problem: whoever compared or wrote such a value could exhaust the stack."""
+MAX_ID_LENGTH = 255
+"""Matrix allows no longer identifiers."""
+MAX_ITEMS = 32
+"""More items than these in one array are a problem; real ones have one or two."""
+MAX_PROBLEMS = 16
+"""More problems of one event than these are not written down."""
+
+_ABSENT = object()
+_CONTAINERS = (dict, list)
+_MAX_SAFE_INTEGER = 2**53 - 1
+"""Canonical JSON has no integers beyond this."""
+
+
+def is_shallow(content: JsonObject) -> bool:
+    """Tell whether a decoded JSON object is nested no deeper than `MAX_DEPTH`, without recursion."""
+    level: list[object] = [content]
+    for _ in range(MAX_DEPTH):
+        deeper: list[object] = []
+        for value in level:
+            items = value.values() if isinstance(value, dict) else value
+            for item in items:  # type: ignore[attr-defined]
+                if isinstance(item, _CONTAINERS):
+                    deeper.append(item)
+        if not deeper:
+            return True
+        level = deeper
+    return False
+
+
+class Known:
+    """The fields that a dialect knows; what else an event has is kept, and written again.
+
+    :param keys: at the top, whatever they hold.
+    :param objects: keys at the top that hold an object, with the keys that are known in there.
+    """
+
+    __slots__ = ("keys", "objects")
+
+    def __init__(self, *keys: str, **objects: Collection[str]) -> None:
+        self.keys = frozenset({*keys, *objects})
+        self.objects = {key: frozenset(inner) for key, inner in objects.items()}
+
+    def more(self, content: JsonObject) -> JsonObject:
+        """Give what of an event is not known."""
+        more: dict[str, object] = {}
+        if not content.keys() <= self.keys:
+            more = {key: content[key] for key in content if key not in self.keys}
+        for key, inner in self.objects.items():
+            value = content.get(key)
+            if isinstance(value, dict) and not value.keys() <= inner:
+                more[key] = {name: value[name] for name in value if name not in inner}
+        return more
+
+    def with_more(self, content: dict[str, object], more: JsonObject) -> dict[str, object]:
+        """Add to an event what was not known of another; what is known stays as it is."""
+        for key, value in more.items():
+            inner = self.objects.get(key)
+            mine = content.get(key)
+            if key not in self.keys:
+                content.setdefault(key, value)
+            elif inner is not None and isinstance(mine, dict) and isinstance(value, Mapping):
+                extra = {name: value[name] for name in value if name not in inner}
+                content[key] = {**extra, **mine}
+        return content
+
+
+def _is_identifier(value: object) -> TypeGuard[str]:
+    """Tell whether a value can stand for something: text, not too long, of whole characters.
+
+    JSON can hold half a surrogate pair, and whoever prints or hashes one fails.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+class Reading:
+    """Takes values out of one hostile JSON object and notes every problem on the way.
+
+    The methods give an empty value where there is a problem: ask `problems` before believing any. A
+    key that holds `null` is there, and of the wrong type.
+
+    :param at: where in the event this is, before every field's name: `memberships[0].`
+    """
+
+    __slots__ = ("_at", "problems")
+
+    def __init__(self, at: str = "") -> None:
+        self._at = at
+        self.problems: list[Problem] = []
+
+    def problem(self, code: str, message: str) -> None:
+        """Note one problem; the first `MAX_PROBLEMS` are kept."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(code, message))
+
+    def missing(self, name: str) -> None:
+        """Note that a field is missing."""
+        self.problem("missing_field", f"{self._at}{name} is missing")
+
+    def string(
+        self,
+        source: JsonObject,
+        key: str,
+        name: str = "",
+        *,
+        required: bool = True,
+        empty: bool = False,
+    ) -> str | None:
+        """Take a string that is an identifier; None when absent or wrong.
+
+        :param empty: whether the empty string is a value, too; else it is as if absent.
+        """
+        value = source.get(key, _ABSENT)
+        # Nearly every event passes the first test, which costs no call.
+        if type(value) is str and 0 < len(value) <= MAX_ID_LENGTH and value.isascii():
+            return value
+        if _is_identifier(value):
+            return value
+        if value == "" and empty:
+            return ""
+        if value is _ABSENT or value == "":
+            if required:
+                self.missing(name or key)
+            return None
+        name = f"{self._at}{name or key}"
+        if not isinstance(value, str):
+            self.problem("wrong_type", f"{name} is not a string")
+        elif len(value) > MAX_ID_LENGTH:
+            self.problem("too_long", f"{name} is longer than {MAX_ID_LENGTH} characters")
+        else:
+            self.problem("bad_unicode", f"{name} is not valid Unicode")
+        return None
+
+    def integer(self, source: JsonObject, key: str) -> int | None:
+        """Take an optional integer from 0 to 2**53 - 1."""
+        value = source.get(key, _ABSENT)
+        if value is _ABSENT:
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.problem("wrong_type", f"{self._at}{key} is not an integer")
+        elif not 0 <= value <= _MAX_SAFE_INTEGER:
+            self.problem("out_of_range", f"{self._at}{key} is not within 0 and 2^53 - 1")
+        else:
+            return value
+        return None
+
+    def mapping(
+        self, source: JsonObject, key: str, name: str = "", *, required: bool = True
+    ) -> JsonObject | None:
+        """Take an object; None when absent or wrong."""
+        value = source.get(key, _ABSENT)
+        if isinstance(value, dict):
+            return value
+        if value is not _ABSENT:
+            self.problem("wrong_type", f"{self._at}{name or key} is not an object")
+        elif required:
+            self.missing(name or key)
+        return None
+
+    def transports(self, source: JsonObject, key: str, name: str = "") -> tuple[Transport, ...]:
+        """Take an optional array of transports: objects with a `type`; other keys are kept."""
+        found = []
+        for item in self.items(source, key, name):
+            if isinstance(item, dict):
+                kind = item.get("type")
+                if _is_identifier(kind):
+                    found.append(Transport(kind, item))
+                    continue
+            self.problem("bad_transport", f"{self._at}{name or key} has an item without a type")
+        return tuple(found)
+
+    def strings(self, source: JsonObject, key: str, name: str = "") -> tuple[str, ...] | None:
+        """Take an optional array of short strings; None when absent."""
+        if key not in source:
+            return None
+        found = []
+        for item in self.items(source, key, name):
+            if _is_identifier(item):
+                found.append(item)
+            else:
+                self.problem(
+                    "wrong_type", f"{self._at}{name or key} has an item that is not a short string"
+                )
+        return tuple(found)
+
+    def items(
+        self, source: JsonObject, key: str, name: str = "", *, most: int = MAX_ITEMS
+    ) -> Sequence[object]:
+        """Take an optional array of at most so many items; empty when absent or wrong."""
+        value = source.get(key, _ABSENT)
+        if value is _ABSENT:
+            return ()
+        if not isinstance(value, list):
+            self.problem("wrong_type", f"{self._at}{name or key} is not an array")
+            return ()
+        if len(value) > most:
+            self.problem("too_many_items", f"{self._at}{name or key} has more than {most} items")
+            return ()
+        return value

@@ -1,0 +1,189 @@
+"""What the sticky memberships share (MSC4143 with MSC4354): D5, D6 and D7, which share one event type too.
+
+In: key, slot, member, application and device of a sticky membership; what every one of them writes.
+Out: what tells the generations apart (`d5`, `superset`), and which event of a key counts
+(`rtcfoci.core.sticky`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from rtcfoci.core.dialects import Leave, OwnEvent, OwnMembership, Parsed, Problems
+from rtcfoci.core.dialects.reading import Known, Reading
+from rtcfoci.core.model import (
+    FocusSelection,
+    JsonObject,
+    Member,
+    Membership,
+    RoomEvent,
+    Transport,
+)
+from rtcfoci.core.sticky import MAX_DURATION_MS, read_sticky_key, sticky_expires_ts_ms
+from rtcfoci.errors import Problem
+
+__all__ = ["KEY_FIELDS", "STICKY_DURATION_MS", "Said", "StickyDialect"]
+
+STICKY_DURATION_MS = MAX_DURATION_MS
+"""One constant duration: matrix-js-sdk orders by the origin's time alone, MSC4354 by expiry, and only
+with a constant do they agree."""
+KEY_FIELDS = ("msc4354_sticky_key", "sticky_key")
+"""Readers of D5 and D6 key on the first only, those of D7 on the second."""
+_BARE_LEAVE = frozenset({*KEY_FIELDS, "slot_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a generation says in its own way."""
+
+    dialect: str
+    device_id: str | None
+    """As claimed; None where it is left to the encryption."""
+    transports: tuple[Transport, ...]
+    can_subscribe: tuple[str, ...] | None
+
+
+class StickyDialect(ABC):
+    """A generation of sticky memberships."""
+
+    name: str
+    event_types: tuple[str, ...] = ("org.matrix.msc4143.rtc.member", "m.rtc.member")
+    sticky = True
+    bare_leave: str
+    """What a leave is called that says nothing but which key it is for."""
+    known: Known
+    """Every key this generation knows."""
+
+    @abstractmethod
+    def tells(self, content: JsonObject) -> bool:
+        """Tell by content whether an event is of this generation."""
+
+    @abstractmethod
+    def said(self, event: RoomEvent, member: JsonObject | None, reading: Reading) -> Said:
+        """Read what is this generation's own; `member` is None when the event has none."""
+
+    def reads(self, event: RoomEvent) -> bool:
+        """Tell whether the event is of this generation, or a leave that looks alike in all of them."""
+        content: object = event.content
+        return (
+            event.type in self.event_types
+            and event.state_key is None
+            and isinstance(content, dict)
+            and (content.keys() <= _BARE_LEAVE or _leaves(content) or self.tells(content))
+        )
+
+    def parse(self, event: RoomEvent, room_id: str) -> Parsed:
+        """Turn the event into a membership, a leave, or all its problems."""
+        content = event.content
+        reading = Reading()
+        key = read_sticky_key(content)
+        if isinstance(key, Problem):
+            reading.problem(key.code, key.message)
+        if event.sticky_duration_ms is None and event.sticky_ttl_ms is None:
+            reading.problem("not_sticky", f"{event.type} is not a sticky event")
+        if content.keys() <= _BARE_LEAVE:
+            leave = Leave(dialect=self.bare_leave)
+            return Problems(tuple(reading.problems)) if reading.problems else leave
+        slot_id = reading.string(content, "slot_id")
+        member = reading.mapping(content, "member")
+        member_id = None if member is None else reading.string(member, "id", "member.id")
+        if _leaves(content):
+            if member is not None and member.get("user_id", event.sender) != event.sender:
+                reading.problem("foreign_user", "member.user_id is not the sender")
+            return Problems(tuple(reading.problems)) if reading.problems else _leave(content)
+        said = self.said(event, member, reading)
+        device_id, encrypted_by = said.device_id, event.encrypted_by_device_id
+        if device_id is None:
+            device_id = encrypted_by
+        elif encrypted_by is not None and device_id != encrypted_by:
+            reading.problem("device_mismatch", "another device encrypted this event")
+        application = reading.mapping(content, "application")
+        if application is not None:
+            kind = reading.string(application, "type", "application.type")
+            # Compared, never parsed (MSC4143, Slots).
+            if kind is not None and slot_id is not None and not slot_id.startswith(f"{kind}#"):
+                reading.problem("slot_mismatch", "slot_id does not belong to application.type")
+        if reading.problems or application is None:
+            return Problems(tuple(reading.problems))
+        return Membership(
+            member=Member(user_id=event.sender, device_id=device_id, member_id=member_id or ""),
+            slot_id=slot_id or "",
+            transports=said.transports,
+            can_subscribe=said.can_subscribe,
+            focus_selection=FocusSelection.OWN,
+            application=application,
+            # Of this event alone: the session keeps the time of the first of its chain.
+            created_ts_ms=event.origin_server_ts_ms,
+            expires_ts_ms=sticky_expires_ts_ms(event),
+            dialect=said.dialect,
+            event_id=event.event_id,
+            room_id=room_id,
+            encrypted=event.encrypted,
+            more=self._more(content),
+        )
+
+    def refresh(self, own: OwnMembership, *, created_ts_ms: int, now_ts_ms: int) -> OwnEvent:
+        """Announce us again: the same content, sent again, is sticky for another hour."""
+        return self.join(own)
+
+    @abstractmethod
+    def join(self, own: OwnMembership) -> OwnEvent:
+        """Announce us. :raises UsageError: without any transport, or with one that has no type."""
+
+    def leave(self, own: OwnMembership) -> OwnEvent:
+        """Withdraw: as D7 writes it. Without `application`, so that older readers drop it as well.
+
+        The device is named so that a delayed leave of a crashed process is known for ours.
+        """
+        content: dict[str, object] = {
+            "slot_id": own.slot.slot_id,
+            "member": {
+                "id": own.member.member_id,
+                "user_id": own.member.user_id,
+                "device_id": own.member.device_id,
+                "membership": "leave",
+            },
+            **dict.fromkeys(KEY_FIELDS, own.member.member_id),
+        }
+        return self._event(content)
+
+    def _joined(
+        self, own: OwnMembership, member: dict[str, object], rest: dict[str, object]
+    ) -> OwnEvent:
+        """Write what every generation says, and the rest that is its own."""
+        content: dict[str, object] = {
+            "slot_id": own.slot.slot_id,
+            "application": {**own.application, "type": own.slot.application},
+            "member": {
+                "id": own.member.member_id,
+                "user_id": own.member.user_id,
+                "device_id": own.member.device_id,
+                **member,
+            },
+            **rest,
+        }
+        # Readers of D5 and D6 require it, and nobody knows what for.
+        content["versions"] = own.more.get("versions", [])
+        return self._event(self.known.with_more(content, own.more))
+
+    def _more(self, content: JsonObject) -> JsonObject:
+        more = self.known.more(content)
+        versions = content.get("versions")
+        return {**more, "versions": versions} if versions else more
+
+    def _event(self, content: JsonObject) -> OwnEvent:
+        return OwnEvent(
+            type=self.event_types[0], content=content, sticky_duration_ms=STICKY_DURATION_MS
+        )
+
+
+def _leaves(content: JsonObject) -> bool:
+    member = content.get("member")
+    return isinstance(member, dict) and member.get("membership") == "leave"
+
+
+def _leave(content: JsonObject) -> Leave:
+    reason = content.get("leave_reason")
+    code = reason.get("code") if isinstance(reason, dict) else None
+    return Leave(dialect="D7", reason=code[:80] if isinstance(code, str) else "")

@@ -1,0 +1,190 @@
+"""What a session is, folded from the events of a file: its members, and why everything else is none.
+
+In: folding, and the report as JSON values. Out: reading the file (`roomfile`), the rules (`rtcfoci.core`),
+showing the report (`rtcfoci.cli.session`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rtcfoci.core.dialects import Dialect
+from rtcfoci.core.diffs import (
+    MemberChanged,
+    MemberJoined,
+    MemberLeft,
+    MemberRefreshed,
+    SessionDiff,
+)
+from rtcfoci.core.identity import backend_identity
+from rtcfoci.core.model import Membership, Now, RoomEvent, Slot
+from rtcfoci.core.policies import ReadingPolicy
+from rtcfoci.core.session import Session
+from rtcfoci.core.slots import SLOT_EVENT_TYPES
+from rtcfoci.errors import Problem
+from rtcfoci.lab.roomfile import FileEvent, RoomFile
+
+__all__ = ["Fold", "Step", "codes"]
+
+_ENCRYPTED = Problem("encrypted", "it is encrypted and was not decrypted")
+_ASSUMED = Problem(
+    "membership_assumed", "the file has no m.room.member: every sender counts as joined"
+)
+_ROOM_TYPES = frozenset(
+    {"m.room.member", "m.room.encryption", "m.room.redaction", *SLOT_EVENT_TYPES}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event changed."""
+
+    entry: FileEvent
+    diffs: Sequence[SessionDiff]
+    count: int
+    """How many members there are now."""
+
+
+class Fold:
+    """One session, folded from a file at one time.
+
+    :param dialects: every generation to be read.
+    """
+
+    def __init__(
+        self,
+        file: RoomFile,
+        slot: Slot,
+        dialects: Sequence[Dialect],
+        policy: ReadingPolicy,
+        now_ts_ms: int,
+    ) -> None:
+        self._file = file
+        self._now = Now(now_ts_ms / 1000, now_ts_ms)
+        self._types = {kind for dialect in dialects for kind in dialect.event_types}
+        self._sticky: dict[str, bool] = {}
+        """Whether the event of an id is sticky."""
+        self.session = Session(slot, dialects, policy=policy)
+        self.warnings: list[Problem] = []
+
+    def steps(self) -> Iterator[Step]:
+        """Fold one event after the other; the report is right at the end."""
+        if not any(entry.type == "m.room.member" for entry in self._file.events):
+            self.warnings.append(_ASSUMED)
+            for user_id in dict.fromkeys(e.event.sender for e in self._file.events if e.event):
+                self.session.receive(_joined(user_id), self._now)
+        for entry in self._file.events:
+            diffs: Sequence[SessionDiff] = ()
+            if entry.event is not None:
+                self._sticky[entry.event.event_id] = entry.event.state_key is None
+                diffs = self.session.receive(entry.event, self._now)
+            yield Step(entry, diffs, len(self.session))
+
+    def report(self) -> dict[str, object]:
+        """Give the whole as JSON values."""
+        session = self.session
+        return {
+            "policy": session.policy.name,
+            "slot": {"id": session.slot.slot_id, "status": session.slot_status.value},
+            "now_ms": self._now.ts_ms,
+            "warnings": [_words(problem) for problem in self.warnings],
+            "members": [self.member(membership) for membership in session.members],
+            "ignored": [
+                {
+                    **({} if entry.event_id is None else {"event_id": entry.event_id}),
+                    "index": entry.index,
+                    "problems": [_words(problem) for problem in problems],
+                }
+                for entry, problems in self.ignored()
+            ],
+        }
+
+    def step(self, step: Step) -> dict[str, object]:
+        """Give what one event changed as JSON values."""
+        joined, updated, left = [], [], []
+        for diff in step.diffs:
+            match diff:
+                case MemberJoined(membership):
+                    joined.append(self.member(membership))
+                case MemberChanged(_, new) | MemberRefreshed(_, new):
+                    updated.append(self.member(new))
+                case MemberLeft(membership, _):
+                    who = membership.member
+                    left.append([who.user_id, who.device_id, who.member_id])
+        return {
+            "index": step.entry.index,
+            "event_id": step.entry.event_id,
+            "joined": joined,
+            "updated": updated,
+            "left": left,
+            "count": step.count,
+        }
+
+    def member(self, membership: Membership) -> dict[str, object]:
+        """Give a member as JSON values."""
+        who = membership.member
+        return {
+            "user_id": who.user_id,
+            "device_id": who.device_id,
+            "member_id": who.member_id,
+            "created_ts_ms": membership.created_ts_ms,
+            "backend_identity": backend_identity(
+                who, sticky=self._sticky.get(membership.event_id, False)
+            ),
+            "transports": [_finite(transport.raw) for transport in membership.published],
+            "dialect": membership.dialect,
+            "event_id": membership.event_id,
+        }
+
+    def ignored(self) -> Iterator[tuple[FileEvent, Sequence[Problem]]]:
+        """Go through the membership events that are not behind a member, each once, with the reasons."""
+        seen: set[str] = set()
+        for entry in self._file.events:
+            problems = self._why(entry)
+            if problems and (entry.event_id is None or entry.event_id not in seen):
+                yield entry, problems
+            if entry.event_id is not None:
+                seen.add(entry.event_id)
+
+    def _why(self, entry: FileEvent) -> Sequence[Problem]:
+        event = entry.event
+        if event is None:
+            ours = entry.type is None or entry.type in self._types or entry.type in _ROOM_TYPES
+            return entry.problems if ours else ()
+        if event.type == "m.room.encrypted" and event.sticky_duration_ms is not None:
+            return (_ENCRYPTED,)
+        if event.type not in self._types:
+            return ()
+        return self.session.explain(event, self._now)
+
+
+def _joined(user_id: str) -> RoomEvent:
+    return RoomEvent(
+        type="m.room.member",
+        sender=user_id,
+        state_key=user_id,
+        content={"membership": "join"},
+        event_id=f"$assumed:{user_id}",
+        origin_server_ts_ms=0,
+        received_ts_ms=0,
+    )
+
+
+def _words(problem: Problem) -> dict[str, str]:
+    return {"code": problem.code, "message": problem.message}
+
+
+def _finite(value: object) -> object:
+    """Copy a JSON value; numbers that JSON cannot write become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def codes(problems: Iterable[Problem]) -> str:
+    """Give the codes, for people."""
+    return ", ".join(dict.fromkeys(problem.code for problem in problems))

@@ -1,0 +1,7 @@
+from example_modern import MODERN
+
+from rtcfoci.testing import ReadingPolicyConformance
+
+
+class TestModern(ReadingPolicyConformance):
+    policy = MODERN
