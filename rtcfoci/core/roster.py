@@ -55,7 +55,7 @@ class Roster:
 
     def __init__(self, policy: ReadingPolicy) -> None:
         self.policy = policy
-        self.room = RoomView()
+        self.room: RoomView = RoomView()
         self._live: dict[EntryKey, Sequence[_Live]] = {}
         self._of_device: dict[_DeviceKey, list[_Newness]] = {}
         self._of_user: dict[str, dict[_DeviceKey, None]] = {}

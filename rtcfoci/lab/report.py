@@ -66,7 +66,7 @@ class Fold:
         self._types = {kind for dialect in dialects for kind in dialect.event_types}
         self._sticky: dict[str, bool] = {}
         """Whether the event of an id is sticky."""
-        self.session = Session(slot, dialects, policy=policy)
+        self.session: Session = Session(slot, dialects, policy=policy)
         self.warnings: list[Problem] = []
 
     def steps(self) -> Iterator[Step]:

@@ -54,9 +54,8 @@ def test_a_wrong_clock_keeps_nobody_apart(ahead_ms, sticky):
                 client, lobby.room_id, foci=foci, plugins=lobby.plugins, now=wrong.now
             ) as bob:
                 await ann.until(lambda: ann.call.participants)
-                async with asyncio.timeout(5):
-                    while not bob.participants:
-                        await asyncio.sleep(0.02)
+                await asyncio.sleep(5)
+                assert bob.participants
                 assert abs(bob.now().ts_ms - lobby.now().ts_ms) < 1000
 
                 wrong.ahead_ms += 7 * HOUR_MS  # somebody sets it

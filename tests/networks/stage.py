@@ -17,11 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from rtcfoci.testing import skip_or_fail
 
 _PROGRAM = Path(__file__).with_name("participant.py")
@@ -131,6 +126,12 @@ async def pair(nets, ann_in, bob_in, *, ann=None, bob=None, turn=None, trusted=N
 
 def certificate(folder, address):
     """Make a certificate that only vouches for itself; give the files of it and of its key."""
+    # Comes with the mesh; where that is not installed this module is imported all the same.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "turn.test")])
     now = datetime.datetime.now(datetime.UTC)

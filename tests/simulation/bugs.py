@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from rtcfoci_mesh.connection import MeshConnection
-from rtcfoci_mesh.delivery import Receiving
+from rtcfoci_mesh.delivery import Receiving, Sending
 from rtcfoci_mesh.signalling import Negotiation
 
 from rtcfoci.core.beliefs import Beliefs
@@ -43,6 +43,14 @@ _OFFERED = Negotiation._offered
 def _take_as_it_comes(self: Receiving, number: int) -> bool:
     self._next = max(self._next, number + 1)
     return True
+
+
+def _keep_nothing(self: Sending) -> Any:
+    stream, _ = _AGAIN(self)
+    return stream, iter(())
+
+
+_AGAIN = Sending.again
 
 
 async def _keep_everybody(self: MeshConnection, added: Any, changed: Any, removed: Any) -> None:
@@ -84,6 +92,7 @@ BUGS: dict[str, Callable[[], Any]] = {
     "an offer is asked for once": lambda: _put(Negotiation, "_want", _ask_once),
     "a repeated offer is not answered again": lambda: _put(Negotiation, "_offered", _answer_once),
     "data is not told from its repetition": lambda: _put(Receiving, "take", _take_as_it_comes),
+    "data that was on its way is not sent again": lambda: _put(Sending, "again", _keep_nothing),
     "who left stays in the mesh": lambda: _put(MeshConnection, "set_members", _keep_everybody),
     "both sides offer": _both_offer,
     "leaving is tried once": lambda: _put(Beliefs, "_turn_out", _leave_once),

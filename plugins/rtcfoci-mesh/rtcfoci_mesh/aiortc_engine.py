@@ -72,7 +72,7 @@ class AiortcEngine:
     def __init__(self) -> None:
         # The first certificate loads a library: now, and not while a member waits for an offer.
         RTCCertificate.generateCertificate()
-        self.conceals = find_libopus() is not None
+        self.conceals: bool = find_libopus() is not None
         self._troubled: Troubled = lambda track_id, why: None
         self._feeds = {
             Kind.AUDIO: Feeds(lambda track: SoundFeed(track, self._tell)),

@@ -105,7 +105,7 @@ class Gathering:
         """Whether a server did not take our credentials, or takes them no longer."""
         self.untrusted: bool = False
         """Whether a server showed a certificate that this machine does not trust."""
-        self.relay_only = options.relay_only
+        self.relay_only: bool = options.relay_only
         self._ice = ice
         self._options = options
         self._lost = lost
@@ -115,11 +115,13 @@ class Gathering:
             for url in server.urls
         ]
         servers = [server for server in found if server is not None]
-        self.turn = sorted(
+        self.turn: list[Server] = sorted(
             (s for s in servers if s.kind == "TURN"),
             key=lambda s: ("udp", "tcp", "tls").index(s.transport),
         )
-        self.stun = [] if self.relay_only else [s for s in servers if s.kind == "STUN"]
+        self.stun: list[Server] = (
+            [] if self.relay_only else [s for s in servers if s.kind == "STUN"]
+        )
         self._hosts = ice.get_component_candidates
         ice.get_component_candidates = self._gather  # type: ignore[method-assign]
 

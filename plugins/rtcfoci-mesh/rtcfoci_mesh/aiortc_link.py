@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiortc import RTCPeerConnection
 from aiortc.rtcicetransport import candidate_to_aioice
@@ -39,6 +39,10 @@ _MAX_HEARD = 64
 _CANDIDATE = re.compile(r"^a=candidate:(.*)\r?\n", re.MULTILINE)
 
 
+class _SendPacket(Protocol):
+    def __call__(self, data: bytes) -> Coroutine[Any, Any, None]: ...
+
+
 class Link:
     """The one transport of a connection, and the two data channels on it.
 
@@ -56,7 +60,7 @@ class Link:
             raise EngineError("aiortc made no data transport")
         self.dtls: RTCDtlsTransport = pc.sctp.transport
         self.ice: RTCIceTransport = self.dtls.transport
-        self.send_packet = self.ice._send
+        self.send_packet: _SendPacket = self.ice._send
         self._lost = lost
         self._connection: aioice.Connection = self.ice._connection
         self._gathering = Gathering(self._connection, options, self._relay_lost)

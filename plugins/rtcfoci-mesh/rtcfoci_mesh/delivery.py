@@ -107,8 +107,8 @@ class Delivery:
         transmit: Callable[[bytes], bool],
         later: Callable[[float, Callable[[], None]], Timer],
     ) -> None:
-        self.sending = Sending(stream)
-        self.receiving = Receiving()
+        self.sending: Sending = Sending(stream)
+        self.receiving: Receiving = Receiving()
         self.open: bool = False
         """Whether there is a connection whose data channels can be used."""
         self._transmit = transmit

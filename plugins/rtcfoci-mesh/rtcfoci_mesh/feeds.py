@@ -56,7 +56,7 @@ class Feed(ABC):
 
     def __init__(self, track: LocalTrack, troubled: Troubled) -> None:
         self.listeners: tuple[Listener, ...] = ()
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._track_id, self._troubled = track.track_id, troubled
         self._failed_s: float | None = None

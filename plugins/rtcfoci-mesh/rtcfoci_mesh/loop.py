@@ -136,8 +136,8 @@ class SameLoop(MediaLoop):
     def __init__(
         self, lagging: Callable[[float], None] | None = None, *, lag_limit_s: float = 0.2
     ) -> None:
-        self.lag_s = 0.0
-        self.errors = 0
+        self.lag_s: float = 0.0
+        self.errors: int = 0
         self._loop = asyncio.get_running_loop()
         self._stopped = False
 

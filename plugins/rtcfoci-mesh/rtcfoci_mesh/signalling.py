@@ -47,6 +47,8 @@ _LAST_BACKOFF_S = 30.0
 _HELLO_S = 1.5
 """How long an answerer waits for an offer before it asks for one."""
 _RESTART_GRACE_S = 3.0
+_INSISTS_S = 1.0
+"""An offer that comes again after this time was repeated by its sender, not on its way."""
 _SIGNALS_PER_WINDOW = 30
 _ATTEMPTS_PER_WINDOW = 6
 _WINDOW_S = 10.0
@@ -102,6 +104,8 @@ class Negotiation:
         self._seq = 0
         self._peer_instance = ""
         self._peer_past: deque[str] = deque(maxlen=16)
+        self._late_offer = "", 0
+        self._late_s = 0.0
         self._peer_number = 0
         self._peer_seq = -1
         self._peer_want = -1
@@ -329,7 +333,7 @@ class Negotiation:
             return
         # Who names the attempt that we are making is no past, whatever overtook it.
         present = not isinstance(signal, Offer) and signal.attempt == self.attempt != ""
-        if signal.instance in self._peer_past and not present:
+        if signal.instance in self._peer_past and not present and not self._insists(signal):
             self._ignore("late")
         elif isinstance(signal, Offer) is self.offerer:
             self._ignore("unexpected")
@@ -339,6 +343,18 @@ class Negotiation:
             self._answered(signal)
         else:
             self._wanted(signal)
+
+    def _insists(self, signal: Offer | Answer | Want) -> bool:
+        """Tell whether the past is the present: signals of two lives came in the wrong order.
+
+        Only who lives repeats an offer. While we are connected, the life we are connected to is the present.
+        """
+        if self.connected or not isinstance(signal, Offer):
+            return False
+        named = signal.attempt, signal.seq
+        if self._late_offer != named:
+            self._late_offer, self._late_s = named, self._now_s
+        return self._now_s - self._late_s > _INSISTS_S
 
     def _ignore(self, reason: str) -> None:
         self.dropped[reason] += 1

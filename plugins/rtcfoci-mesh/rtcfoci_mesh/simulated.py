@@ -330,7 +330,7 @@ class Session:
         self._flush, other = None, self._other()
         if self._events is None:
             return
-        if other is not None and self.reaches(other) and other.reaches(self):
+        if other is not None and self.reaches(other):  # though its word that it came may not return
             due_s = self._loop.time() + self.port.delay_s(other.port)
             while self._unsent:
                 self._last_due_s = max(due_s, self._last_due_s + 1e-6)

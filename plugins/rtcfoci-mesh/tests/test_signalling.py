@@ -237,6 +237,27 @@ def test_late_signals_of_an_earlier_life_do_not_make_the_present_one_the_past() 
     assert offerer.state is State.APPLYING
 
 
+def test_a_past_that_repeats_its_offer_is_the_present() -> None:
+    """The offer of the life before came late: the present one is taken for the past by mistake."""
+    machine = negotiation(False)
+    machine.handle(Begin(), 0.0)
+    lives = [
+        Offer(instance=name, attempt=f"{name}.1", seq=1, sdp=SDP, tracks=())
+        for name in ("now", "before")
+    ]
+    for offer in lives:
+        machine.handle(Received(write_signal(offer)), 0.1)
+        described(machine, 0.2)
+    assert machine.attempt == "before.1"
+    assert machine.handle(Received(write_signal(lives[0])), 2.1) == []
+    effects = machine.handle(Received(write_signal(lives[0])), 4.1)
+    assert [type(e) for e in effects] == [Close, Open, MakeAnswer]
+    described(machine, 4.2)
+    machine.handle(Connected("now.1"), 4.3)
+    for at_s in (5.0, 7.0, 9.0):  # whom we are connected to is the present
+        assert machine.handle(Received(write_signal(lives[1])), at_s) == []
+
+
 def test_news_of_a_restart_rebuilds_unless_that_has_happened() -> None:
     offerer, answerer = connected()
     assert offerer.handle(Restarted(), 2.0) == []

@@ -63,8 +63,10 @@ class Known:
     __slots__ = ("keys", "objects")
 
     def __init__(self, *keys: str, **objects: Collection[str]) -> None:
-        self.keys = frozenset({*keys, *objects})
-        self.objects = {key: frozenset(inner) for key, inner in objects.items()}
+        self.keys: frozenset[str] = frozenset({*keys, *objects})
+        self.objects: dict[str, frozenset[str]] = {
+            key: frozenset(inner) for key, inner in objects.items()
+        }
 
     def more(self, content: JsonObject) -> JsonObject:
         """Give what of an event is not known."""

@@ -35,8 +35,8 @@ class Process:
 
     def __init__(self, device: Device, number: int) -> None:
         self.device = device
-        self.port = Port(device.world.network, device.name, number)
-        self.uplink = Uplink(device.world.homeserver, device.weather)
+        self.port: Port = Port(device.world.network, device.name, number)
+        self.uplink: Uplink = Uplink(device.world.homeserver, device.weather)
         self.call: Call | None = None
         """The call, while it is in one."""
         self.leaving: bool = False
@@ -165,9 +165,9 @@ class Device:
     def __init__(self, world: World, number: int, person: Credentials) -> None:
         self.world = world
         self.number = number
-        self.name = f"{chr(ord('a') + number)}"
+        self.name: str = f"{chr(ord('a') + number)}"
         self.person = person
-        self.weather = Weather(delay_s=world.network.delay_s(self.name, "homeserver") / 2)
+        self.weather: Weather = Weather(delay_s=world.network.delay_s(self.name, "homeserver") / 2)
         self.clock_ms: int = 0
         """How much its wall clock is ahead."""
         self.media: dict[Kind, bool] = {}

@@ -5,7 +5,7 @@ In: spans read from a trace, the picture as SVG and as text for a terminal. Out:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from itertools import combinations
@@ -17,8 +17,11 @@ __all__ = ["svg", "text"]
 
 _PAPER, _INK, _FAINT, _RULE = "#fbfaf7", "#22252a", "#80858d", "#e3e0d8"
 _IN, _COMING, _PAIR, _HALF = "#2f6f9f", "#b9cfdf", "#5b8f63", "#c3d6c5"
-_FAULT, _BAD = "#c98a2b", "#b3452c"
-_LEFT, _WIDTH, _LANE, _MARGIN = 130, 1000, 46, 24
+_FAULT, _BAD = "#f0cd92", "#b3452c"
+_LEFT, _WIDTH, _MARGIN = 120, 1000, 24
+_ROW, _FAULT_ROW, _PAIR_ROW = 34, 13, 16
+_LETTER = 5.0
+"""Width of a letter of a fault's name."""
 _COLUMNS = 100
 
 
@@ -82,7 +85,7 @@ def _faults(notes: list[Note], who: str, end_s: float, lane: _Lane) -> None:
             continue
         ended = note.what.removesuffix(" ends")
         if note.what in FAULTS:
-            if f"for_s=" in note.detail:  # noqa: F541
+            if "for_s=" in note.detail:
                 open_.setdefault(note.what, []).append(note.at_s)
             else:
                 lane.marks.append((note.at_s, note.what))
@@ -122,11 +125,19 @@ def svg(outcome: Outcome, title: str) -> str:
     :param title: what was run.
     """
     course = _read(outcome)
-    scale = _WIDTH / course.end_s
-    top = 76
-    rows = [*course.devices, "homeserver"]
-    pairs_top = top + len(rows) * _LANE + 26
-    height = pairs_top + len(course.pairs) * 16 + 40 + 16 * len(course.broken)
+    top = 84
+
+    def x(at_s: float) -> float:
+        return round(_LEFT + at_s * _WIDTH / course.end_s, 1)
+
+    rows, y = {}, top
+    for name, lane in course.faults.items():
+        stacked = _stacked(lane, x)
+        rows[name] = y, stacked
+        y += _ROW + _FAULT_ROW * max([0, *(level + 1 for *_, level in stacked)])
+    devices_end, pairs_top = y - 8, y + 22
+    below = pairs_top + len(course.pairs) * _PAIR_ROW + 20
+    height = below + _PAIR_ROW * len(course.broken)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 2 * _MARGIN}"'
         f' height="{height}" font-family="sans-serif" font-size="11">',
@@ -134,55 +145,64 @@ def svg(outcome: Outcome, title: str) -> str:
         _text(_MARGIN, 28, title, _INK, 16),
         _text(_MARGIN, 46, _verdict(outcome), _BAD if outcome.broken else _FAINT, 12),
     ]
-
-    def x(at_s: float) -> float:
-        return round(_LEFT + at_s * scale, 1)
-
     step_s = next(s for s in (1, 2, 5, 10, 20, 60, 120, 600) if course.end_s / s <= 14)
     for number in range(int(course.end_s / step_s) + 1):
         at = x(number * step_s)
-        parts.append(f'<path d="M{at} {top - 12}V{height - 24}" stroke="{_RULE}"/>')
+        parts.append(_line(at, top - 12, below - 16, _RULE))
         parts.append(_text(at + 2, top - 4, f"{number * step_s} s", _FAINT, 10))
+    for start_s, end_s, _ in course.faults["homeserver"].spans:
+        parts.append(_box(x(start_s), top, x(end_s), devices_end, _BAD, 0.08, "outage"))
+    for name, (y, stacked) in rows.items():
+        parts.append(_text(_MARGIN, y + 19, name, _INK, 13))
+        for start_s, end_s, what in course.devices.get(name, _Lane()).spans:
+            colour = _IN if what == "in" else _COMING
+            parts.append(_box(x(start_s), y + 9, x(end_s), y + 21, colour, 1, what))
+        for start_s, end_s, what, level in stacked:
+            low = y + 24 + _FAULT_ROW * level
+            parts.append(_box(x(start_s), low, x(end_s), low + 11, _FAULT, 1, what))
+            parts.append(_text(x(start_s) + 3, low + 9, what, _INK, 9))
+        for at_s, what in course.faults[name].marks:
+            colour = _BAD if what == "kill" else _INK
+            parts.append(_line(x(at_s), y + 4, y + 24, colour, title=what))
+            if what not in ("join", "publish"):
+                parts.append(_text(x(at_s) + 2, y + 7, what, colour, 8))
     if course.over_s is not None:
         at = x(course.over_s)
-        parts.append(
-            f'<path d="M{at} {top - 12}V{height - 24}" stroke="{_FAINT}" stroke-dasharray="4 3"/>'
-        )
-        parts.append(_text(at + 2, top + 8, "all faults are over", _FAINT, 10))
-    for start_s, end_s, _ in course.faults["homeserver"].spans:
-        parts.append(_box(x(start_s), top, x(end_s), top + len(rows) * _LANE, _BAD, 0.08, "outage"))
-    for row, name in enumerate(rows):
-        y = top + row * _LANE
-        parts.append(_text(_MARGIN, y + 18, name, _INK, 13))
-        lane = course.devices.get(name, _Lane())
-        for start_s, end_s, what in lane.spans:
-            colour = _IN if what == "in" else _COMING
-            parts.append(_box(x(start_s), y + 8, x(end_s), y + 20, colour, 1, what))
-        faults = course.faults[name]
-        for number, (start_s, end_s, what) in enumerate(faults.spans):
-            low = y + 24 + 7 * (number % 3)
-            parts.append(_box(x(start_s), low, x(end_s), low + 5, _FAULT, 0.9, what))
-            parts.append(_text(x(start_s) + 2, low + 5, what, _INK, 7))
-        for at_s, what in faults.marks:
-            colour = _BAD if what == "kill" else _INK
-            parts.append(
-                f'<path d="M{x(at_s)} {y + 4}v20" stroke="{colour}"><title>{what}</title></path>'
-            )
-            if what not in ("join", "publish"):
-                parts.append(_text(x(at_s) + 2, y + 6, what, colour, 8))
+        parts.append(_line(at, top - 28, below - 16, _FAINT, dashes="4 3"))
+        parts.append(_text(at + 3, top - 20, "all faults are over", _FAINT, 10))
     parts.append(_text(_MARGIN, pairs_top - 6, "connected", _FAINT, 11))
     for row, ((one, other), lane) in enumerate(course.pairs.items()):
-        y = pairs_top + row * 16
+        y = pairs_top + row * _PAIR_ROW
         parts.append(_text(_MARGIN, y + 10, f"{one} - {other}", _INK, 11))
         for start_s, end_s, what in lane.spans:
             colour = _PAIR if what == "both" else _HALF
             parts.append(_box(x(start_s), y + 2, x(end_s), y + 11, colour, 1, f"{what} sides"))
-    below = pairs_top + len(course.pairs) * 16 + 20
     for number, (at_s, why) in enumerate(course.broken):
-        parts.append(f'<path d="M{x(at_s)} {top - 12}V{below - 12}" stroke="{_BAD}"/>')
-        parts.append(_text(_MARGIN, below + 16 * number, f"{at_s:g} s: {why}"[:180], _BAD, 12))
+        parts.append(_line(x(at_s), top - 12, below - 16, _BAD))
+        parts.append(
+            _text(_MARGIN, below + _PAIR_ROW * number, f"{at_s:g} s: {why}"[:180], _BAD, 12)
+        )
     parts.append("</svg>\n")
     return "\n".join(parts)
+
+
+def _stacked(lane: _Lane, x: Callable[[float], float]) -> list[tuple[float, float, str, int]]:
+    """Give each span the first level on which neither it nor its name meets another."""
+    free: list[float] = []
+    stacked = []
+    for start_s, end_s, what in lane.spans:
+        level = next((n for n, until in enumerate(free) if until <= x(start_s)), len(free))
+        free[level : level + 1] = [max(x(end_s), x(start_s) + 6 + _LETTER * len(what)) + 2]
+        stacked.append((start_s, end_s, what, level))
+    return stacked
+
+
+def _line(
+    at: float, top: float, bottom: float, colour: str, *, dashes: str = "", title: str = ""
+) -> str:
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    said = f"<title>{escape(title)}</title>" if title else ""
+    return f'<path d="M{at} {top}V{bottom}" stroke="{colour}"{dashed}>{said}</path>'
 
 
 def _box(

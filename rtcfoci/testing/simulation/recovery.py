@@ -38,6 +38,8 @@ class Recovery:
         """The longest that somebody was no member although its homeserver was there."""
         self.together_s: float = 0.0
         """The longest that a pair was apart although all was well for it."""
+        self.gone_s: dict[Process, float] = {}
+        """Since when somebody who is in the call is no member."""
         self._world = world
         self._calm_s: dict[Device, float] = {}
         """Until when what was done to a device may still be felt."""
@@ -50,14 +52,14 @@ class Recovery:
 
     def begins(self, device: Device) -> None:
         """Take note that something is done to a device: it may be over before the next look."""
-        if self._troubled(device):
+        if self.troubled(device):
             self._disturb(device)
 
     def look(self) -> None:
         """See who is well, who is in, and who is connected."""
         world = self._world
         for device in world.devices:
-            if self._troubled(device):
+            if self.troubled(device):
                 self._disturb(device)
         processes = [p for p in map(_process, world.devices) if p is not None]
         self._look_at_members(processes)
@@ -70,12 +72,13 @@ class Recovery:
             self._events, self._members = events, set(world.rules.session())
         now_s, out_s = world.now_s, self._out_s
         self._out_s = {}
+        gone_s, self.gone_s = self.gone_s, {}
         for process in processes:
             assert process.call is not None
-            if (
-                process.call.member in self._members
-                or self._calm_s.get(process.device, 0.0) > now_s
-            ):
+            if process.call.member in self._members:
+                continue
+            self.gone_s[process] = gone_s.get(process, now_s)
+            if self._calm_s.get(process.device, 0.0) > now_s:
                 continue
             since_s = self._out_s[process] = out_s.get(process, now_s)
             self.member_s = max(self.member_s, now_s - since_s)
@@ -107,7 +110,8 @@ class Recovery:
     def _cut(self, one: Process, other: Process) -> bool:
         return not (one.port.reaches(other.port) and other.port.reaches(one.port))
 
-    def _troubled(self, device: Device) -> bool:
+    def troubled(self, device: Device) -> bool:
+        """Tell whether something is done now to what a device hears from its homeserver."""
         weather, mail = device.weather, self._world.mail
         return bool(
             self._world.outages

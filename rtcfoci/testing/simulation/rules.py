@@ -31,6 +31,8 @@ __all__ = ["SETTLE_S", "Broken", "Rules"]
 SETTLE_S = 75.0
 """Within this time after the last fault all is well: the delayed leave of a killed member fires (18 s),
 a pair's longest pause between attempts passes (30 s), and the attempt succeeds (12 s)."""
+_KEPT_S = 28.0
+"""So long at least a member that was withdrawn is kept while it is heard."""
 _FULL = "mesh_full"
 
 
@@ -100,14 +102,19 @@ class Rules:
                 self.break_("one device shows as two", f"{name} sees {user_id} {count} times")
 
     def _not_dropped(self, process: Process, member: Member, reason: str) -> None:
+        recovery = self._world.recovery
+        if recovery.troubled(process.device):
+            return  # that the member is back it cannot know
         for other in self._processes():
             if (
                 other.stays
                 and process.stays
                 and other.call is not None
                 and other.call.member == member
+                and other.tracks
                 and process.lost_s.get(member) == self._world.now_s  # it was heard until now
                 and self.connected(process, other)
+                and self._world.now_s - recovery.gone_s.get(other, self._world.now_s) < _KEPT_S
             ):
                 names = f"{process.device.name} dropped {other.device.name}"
                 self.break_("dropped while connected", f"{names}: {reason}")

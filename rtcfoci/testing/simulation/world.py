@@ -95,17 +95,17 @@ class World:
             "max_audio_members": script.seats,
             "ping_s": 5.0,
         }
-        self.outcome = Outcome(script)
-        self.network = Network(script.salt, self.note)
+        self.outcome: Outcome = Outcome(script)
+        self.network: Network = Network(script.salt, self.note)
         self._random = random.Random(f"{script.salt} homeserver")
-        self.homeserver = MemoryHomeserver(
+        self.homeserver: MemoryHomeserver = MemoryHomeserver(
             SynapseOptions(default_rate_limits=script.limits), random_bytes=self._random.randbytes
         )
-        self.mail = Mail(self)
+        self.mail: Mail = Mail(self)
         self.homeserver.devices.hook = self.mail
-        self.rules = Rules(self)
-        self.recovery = Recovery(self)
-        self.messages = Messages(self)
+        self.rules: Rules = Rules(self)
+        self.recovery: Recovery = Recovery(self)
+        self.messages: Messages = Messages(self)
         self.devices: list[Device] = []
         self.room_id: str = ""
         self.outages: int = 0
