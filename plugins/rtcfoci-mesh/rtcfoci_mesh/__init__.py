@@ -20,7 +20,7 @@ MESH = FocusType(
         data=True,
         needs_signalling=True,
         subscribe_only=True,
-        max_members=8,
+        max_members=16,
     ),
     media_security=Security.PEER,
     data_security=Security.PEER,

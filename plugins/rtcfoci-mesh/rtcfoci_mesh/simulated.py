@@ -14,6 +14,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import ConfigDict, SkipValidation
@@ -21,7 +22,8 @@ from pydantic import ConfigDict, SkipValidation
 from rtcfoci.core.model import Transport
 from rtcfoci.media.frames import Frame, Kind
 from rtcfoci.media.tracks import LocalTrack, TrackId
-from rtcfoci.plugin import Capabilities, FocusType, Security, Topology, hookimpl
+from rtcfoci.plugin import FocusType, hookimpl
+from rtcfoci_mesh import MESH
 from rtcfoci_mesh.backend import MeshBackend
 from rtcfoci_mesh.config import MeshConfig
 from rtcfoci_mesh.connection import MeshConnection
@@ -45,20 +47,12 @@ _DESCRIBE_S = 0.02
 _KNOCK_S = 0.2
 """How often a connection is tried, and a message that did not get through sent again."""
 
-SIMULATED = FocusType(
+SIMULATED: FocusType = replace(
+    MESH,
     type="rtcfoci.mesh.simulated",
+    aliases=(),
     backend="rtcfoci_mesh.simulated:SimulatedBackend",
-    topology=Topology.PAIRWISE,
-    capabilities=Capabilities(
-        audio=True,
-        video=True,
-        data=True,
-        needs_signalling=True,
-        subscribe_only=True,
-        max_members=16,
-    ),
-    media_security=Security.PEER,
-    data_security=Security.PEER,
+    transport_model="",
     config_model="rtcfoci_mesh.simulated:SimulatedConfig",
     stability="testing",
 )
