@@ -1,5 +1,6 @@
 """The judge of a soak: it sees a slow leak, and takes neither noise nor comers and goers for one."""
 
+import mmap
 import os
 import random
 import xml.etree.ElementTree as ET
@@ -53,13 +54,15 @@ def test_a_process_that_leaks_on_purpose_is_caught():
     pile, files = [], []
     try:
         for at_s in range(20):
-            pile.append(os.urandom(1 << 20))
+            # Past the allocator, which may have room left from whatever ran before.
+            pile.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            pile[-1].write(os.urandom(1 << 20))
             files.append(open(os.devnull))  # noqa: SIM115 - it is meant to stay open
             for name, value in held(os.getpid()).items():
                 courses[name].samples.append((float(at_s), value))
     finally:
-        for file in files:
-            file.close()
+        for held_open in (*files, *pile):
+            held_open.close()
     assert not courses["memory"].flat
     assert not courses["files"].flat
     assert courses["threads"].flat
