@@ -6,11 +6,13 @@ a member and to be connected, and the bounds. Out: what must hold in the end (`r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from rtcfoci.core.model import Member
 from rtcfoci.matrix.cs import REQUEST_TIMEOUT_S
+from rtcfoci.testing.homeserver_rooms import Event
 
 if TYPE_CHECKING:
     from rtcfoci.testing.simulation.device import Device, Process
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["LOOK_S", "Recovery"]
 
 LOOK_S = 0.5
+_MEMBERSHIPS = ("org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member")
 MEMBER_AGAIN_S = 5.0
 """Whoever is in the call is a member again within this time after its homeserver is back."""
 TOGETHER_S = 5.0
 """A pair connects within this time once all is well for it"""
 AGAIN_SHARE = 0.5
 """and this share of the time that it was apart before: the longer in vain, the rarer it is tried."""
+
+WELL_S = 25.0
+"""Whoever is in the call and well for longer than its delayed leave waits (18 s) is withdrawn by nobody."""
 
 _LIMITED_S = 8.0
 """How long whoever was told that it asks too often waits at most."""
@@ -44,6 +50,8 @@ class Recovery:
         self._calm_s: dict[Device, float] = {}
         """Until when what was done to a device may still be felt."""
         self._events = -1
+        self._in_s: dict[Process, float] = {}
+        """Since when somebody takes part."""
         self._members: set[Member] = set()
         """Who is in the session while the room has so many events."""
         self._out_s: dict[Process, float] = {}
@@ -67,9 +75,12 @@ class Recovery:
 
     def _look_at_members(self, processes: list[Process]) -> None:
         world = self._world
-        events = len(world.homeserver.rooms[world.room_id].events)
-        if events != self._events:
-            self._events, self._members = events, set(world.rules.session())
+        for process in processes:
+            self._in_s.setdefault(process, world.now_s)
+        events = world.homeserver.rooms[world.room_id].events
+        if len(events) != self._events:
+            self._look_at_leaves(events[max(0, self._events) :], processes)
+            self._events, self._members = len(events), set(world.rules.session())
         now_s, out_s = world.now_s, self._out_s
         self._out_s = {}
         gone_s, self.gone_s = self.gone_s, {}
@@ -85,6 +96,17 @@ class Recovery:
             if now_s - since_s > MEMBER_AGAIN_S:
                 detail = f"{process.device.name} for {now_s - since_s:.1f} s"
                 world.rules.break_("not a member again", detail)
+
+    def _look_at_leaves(self, events: Sequence[Event], processes: list[Process]) -> None:
+        """A delayed leave that fires for somebody who could restart it has not been restarted."""
+        leaving = {
+            event.sender for event in events if event.type in _MEMBERSHIPS and _leaves(event)
+        }
+        for process in processes:
+            device = process.device
+            well_s = max(self._calm_s.get(device, 0.0), self._in_s[process])
+            if device.person.user_id in leaving and self._world.now_s - well_s > WELL_S:
+                self._world.rules.break_("withdrawn although well", device.name)
 
     def _look_at_pairs(self, processes: list[Process]) -> None:
         world = self._world
@@ -133,6 +155,11 @@ class Recovery:
             felt_s += REQUEST_TIMEOUT_S
         until_s = self._world.now_s + LOOK_S + felt_s
         self._calm_s[device] = max(self._calm_s.get(device, 0.0), until_s)
+
+
+def _leaves(event: Event) -> bool:
+    member = event.content.get("member")
+    return not event.content or (isinstance(member, dict) and member.get("membership") == "leave")
 
 
 def _process(device: Device) -> Process | None:
