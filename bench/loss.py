@@ -34,6 +34,7 @@ import av
 import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 from bare_aiortc import Tone
+from drawing import OURS, THEIRS, Axis, Line, Plot, drawing
 from rtcfoci_mesh.aiortc_engine import AiortcEngine, AiortcSession
 from rtcfoci_mesh.engine import SessionOptions
 from rtcfoci_mesh.wire import Lines
@@ -273,62 +274,40 @@ def through(session: AiortcSession, seed: int) -> Lossy:
 # What is told
 
 
-def drawing(runs: dict[str, list[Result]]) -> str:
+def picture(runs: dict[str, list[Result]]) -> str:
     """Three small plots over the rate of loss."""
-    ink, faint, rule = "#22252a", "#80858d", "#e3e0d8"
-    lines = [
-        ("rtcfoci", "audio_fps", "#2f6f9f", "", "rtcfoci, all"),
-        ("rtcfoci", "audio_real_fps", "#2f6f9f", "4 3", "rtcfoci, received"),
-        ("aiortc", "audio_fps", "#b3452c", "", "bare aiortc"),
-        ("rtcfoci", "video_fps", "#2f6f9f", "", "rtcfoci"),
-        ("aiortc", "video_fps", "#b3452c", "", "bare aiortc"),
-        ("rtcfoci", "longest_gap_s", "#2f6f9f", "", "rtcfoci"),
-        ("aiortc", "longest_gap_s", "#b3452c", "", "bare aiortc"),
-    ]
     worst = max(r.longest_gap_s for results in runs.values() for r in results)
-    plots = [
-        ("Frames of sound a second", 50.0, 10.0, lines[:3]),
-        ("Pictures a second", float(PICTURES_HZ), 5.0, lines[3:5]),
-        ("Longest time without a picture, s", max(1.0, worst), max(0.5, worst // 4), lines[5:]),
-    ]
-    out = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" width="960" height="330" '
-        'role="img" font-family="sans-serif" font-size="12">',
-        "<title>What comes through when packets are lost</title>",
-        '<rect width="960" height="330" rx="10" fill="#fbfaf7"/>',
-    ]
-    for column, (title, top, step, shown) in enumerate(plots):
-        left, width, high, low = 52 + 310 * column, 232, 56, 250
+    x = Axis(0.0, RATES[-1], [(rate, f"{rate:.0%}") for rate in RATES])
 
-        def x(rate: float, left: int = left, width: int = width) -> float:
-            return round(left + width * rate / RATES[-1], 1)
+    def line(label: str, peer: str, name: str, dash: str = "") -> Line:
+        points = [(rate, getattr(r, name)) for rate, r in zip(RATES, runs[peer], strict=True)]
+        return Line(label, points, OURS if peer == "rtcfoci" else THEIRS, dash)
 
-        def y(value: float, top: float = top, high: int = high, low: int = low) -> float:
-            return round(low - (low - high) * value / top, 1)
+    def plot(title: str, top: float, step: float, *lines: Line) -> Plot:
+        ticks = [(float(tick), f"{tick:g}") for tick in np.arange(0, top + 1e-9, step)]
+        return Plot(title, x, Axis(0.0, top, ticks), lines)
 
-        out.append(f'<text x="{left}" y="34" fill="{ink}" font-size="14">{title}</text>')
-        for tick in np.arange(0, top + 1e-9, step):
-            out.append(f'<path d="M{left} {y(tick)}h{width}" stroke="{rule}"/>')
-            out.append(
-                f'<text x="{left - 8}" y="{y(tick) + 4}" fill="{faint}" '
-                f'text-anchor="end">{tick:g}</text>'
-            )
-        for rate in RATES:
-            out.append(
-                f'<text x="{x(rate)}" y="{low + 18}" fill="{faint}" '
-                f'text-anchor="middle">{rate:.0%}</text>'
-            )
-        for index, (peer, name, colour, dash, label) in enumerate(shown):
-            points = " ".join(
-                f"{x(rate)},{y(getattr(result, name))}"
-                for rate, result in zip(RATES, runs[peer], strict=True)
-            )
-            style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
-            at = low + 38 + 16 * index
-            out.append(f'<polyline points="{points}" {style}/>')
-            out.append(f'<path d="M{left} {at - 4}h24" {style}/>')
-            out.append(f'<text x="{left + 32}" y="{at}" fill="{ink}">{label}</text>')
-    return "\n".join([*out, "</svg>", ""])
+    return drawing(
+        "What comes through when packets are lost",
+        [
+            plot(
+                "Frames of sound a second", 50.0, 10.0,
+                line("rtcfoci, all", "rtcfoci", "audio_fps"),
+                line("rtcfoci, received", "rtcfoci", "audio_real_fps", "4 3"),
+                line("bare aiortc", "aiortc", "audio_fps"),
+            ),
+            plot(
+                "Pictures a second", float(PICTURES_HZ), 5.0,
+                line("rtcfoci", "rtcfoci", "video_fps"),
+                line("bare aiortc", "aiortc", "video_fps"),
+            ),
+            plot(
+                "Longest time without a picture, s", max(1.0, worst), max(0.5, worst // 4),
+                line("rtcfoci", "rtcfoci", "longest_gap_s"),
+                line("bare aiortc", "aiortc", "longest_gap_s"),
+            ),
+        ],
+    )  # fmt: skip
 
 
 async def run(seconds: float) -> dict[str, list[Result]]:
@@ -363,7 +342,7 @@ def main() -> int:
         }
         arguments.json.write_text(json.dumps(told, indent=1) + "\n")
     if arguments.svg:
-        arguments.svg.write_text(drawing(runs))
+        arguments.svg.write_text(picture(runs))
     tenth, twentieth = runs["rtcfoci"][RATES.index(0.10)], runs["rtcfoci"][RATES.index(0.05)]
     kept = (
         tenth.audio_fps >= SOUND_GOAL

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rtcfoci.call.call import Call, Participant
     from rtcfoci.call.events import (
+        CallDeclined,
         CallEnded,
         CallEvent,
         ConditionCleared,
@@ -35,10 +36,19 @@ if TYPE_CHECKING:
     )
     from rtcfoci.call.join import join
     from rtcfoci.call.prometheus import PrometheusExporter
+    from rtcfoci.call.ringing import decline, listen
     from rtcfoci.call.stats import FocusStats
     from rtcfoci.call.trust import TrustPolicy
     from rtcfoci.core.conditions import Condition
     from rtcfoci.core.model import Member, Membership, Slot, Transport
+    from rtcfoci.core.notifications import (
+        Notification,
+        NotificationDeclined,
+        NotificationEnd,
+        NotificationEnded,
+        NotificationIgnored,
+        NotificationStarted,
+    )
     from rtcfoci.errors import RtcfociError
     from rtcfoci.matrix.connect import connect
     from rtcfoci.media.frames import AudioFrame, Kind, VideoFrame
@@ -48,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AudioFrame",
     "Call",
+    "CallDeclined",
     "CallEnded",
     "CallEvent",
     "Condition",
@@ -61,6 +72,12 @@ __all__ = [
     "LocalTrack",
     "Member",
     "Membership",
+    "Notification",
+    "NotificationDeclined",
+    "NotificationEnd",
+    "NotificationEnded",
+    "NotificationIgnored",
+    "NotificationStarted",
     "PairStats",
     "Participant",
     "ParticipantChanged",
@@ -80,12 +97,15 @@ __all__ = [
     "TrustPolicy",
     "VideoFrame",
     "connect",
+    "decline",
     "join",
+    "listen",
 ]
 
 _HOMES = {
     "rtcfoci.call.call": ("Call", "Participant"),
     "rtcfoci.call.events": (
+        "CallDeclined",
         "CallEnded",
         "CallEvent",
         "ConditionCleared",
@@ -102,10 +122,19 @@ _HOMES = {
     ),
     "rtcfoci.call.join": ("join",),
     "rtcfoci.call.prometheus": ("PrometheusExporter",),
+    "rtcfoci.call.ringing": ("decline", "listen"),
     "rtcfoci.call.stats": ("FocusStats",),
     "rtcfoci.call.trust": ("TrustPolicy",),
     "rtcfoci.core.conditions": ("Condition",),
     "rtcfoci.core.model": ("Member", "Membership", "Slot", "Transport"),
+    "rtcfoci.core.notifications": (
+        "Notification",
+        "NotificationDeclined",
+        "NotificationEnd",
+        "NotificationEnded",
+        "NotificationIgnored",
+        "NotificationStarted",
+    ),
     "rtcfoci.errors": ("RtcfociError",),
     "rtcfoci.matrix.connect": ("connect",),
     "rtcfoci.media.frames": ("AudioFrame", "Kind", "VideoFrame"),

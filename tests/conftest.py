@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,26 @@ import pytest
 from rtcfoci.errors import RtcfociError
 from rtcfoci.testing import Credentials, Synapse, SynapseOptions, skip_or_fail
 from rtcfoci.testing.synapse_env import ensure_environment
+from tests.outcomes import Outcomes, named_tests, test_of
 
 _numbers = itertools.count(1)
 
 TRANSPORT = {"type": "livekit", "livekit_service_url": "https://sfu.example.org"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what becomes of the tests where somebody asks for it."""
+    if file := os.environ.get("RTCFOCI_RESULTS"):
+        config.pluginmanager.register(Outcomes(Path(file)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that show a requirement of an MSC."""
+    named = named_tests()
+    for item in items:
+        if test_of(item.nodeid) in named:
+            item.add_marker("requirement")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

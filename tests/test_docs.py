@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from rtcfoci.call import metrics
 from rtcfoci.core.conditions import KINDS
 from rtcfoci.core.problems import KINDS as PROBLEMS
 from rtcfoci.plugin import backend, builtin, hookspecs
@@ -26,6 +27,9 @@ STEPS = [
     "how-to/send-hear-record.md",
     "how-to/test-your-app.md",
     "how-to/add-a-dialect.md",
+    "how-to/ring.md",
+    "how-to/select-a-focus.md",
+    "how-to/lint-an-event.md",
 ]
 
 
@@ -169,9 +173,24 @@ def test_every_hook_has_a_heading_with_its_signature_and_words() -> None:
 
 
 @pytest.mark.docs
-def test_the_conditions_page_lists_every_kind(expanded: dict[Path, str]) -> None:
+def test_the_conditions_page_lists_every_kind_a_plugins_too(
+    expanded: dict[Path, str], generated: ModuleType
+) -> None:
     page = expanded[DOCS / "reference/conditions.md"]
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == sorted(KINDS)
+    own = sorted(kind.code for kind in generated._imported("rtcfoci_mesh.conditions").KINDS)
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [*sorted(KINDS), *own]
+
+
+@pytest.mark.docs
+def test_the_metrics_page_lists_every_name(expanded: dict[Path, str]) -> None:
+    page = expanded[DOCS / "reference/metrics.md"]
+    named = re.findall(r"^\| `([\w.]+)` \| (?:counter|gauge) \|", page, re.MULTILINE)
+    exported = [
+        f"rtcfoci_{m.name}{'_total' if m.kind == 'counter' else ''}"
+        for m in (*metrics.EXPORTED_METRICS, *metrics.PAIR_METRICS)
+    ]
+    counted = [m.name for m in (*metrics.CALL_METRICS, *metrics.SHARED_METRICS)]
+    assert sorted(named) == sorted([*counted, *exported])
 
 
 @pytest.mark.docs

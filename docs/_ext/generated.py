@@ -1,13 +1,14 @@
 """Facts that pages take from the code: a comment line such as `<!-- api: module -->` becomes Markdown.
 
-In: signatures and docstrings read from the source without importing it, the tables of conditions, dialects,
-captures and problems, the error tree, the picture of the layers, and mermaid diagrams shown as their text (no
-script is loaded).
+In: signatures and docstrings read from the source without importing it, the tables of conditions, metrics,
+dialects, captures, problems and requirements (`requirements`), the error tree, the picture of the layers, and
+mermaid diagrams shown as their text (no script is loaded).
 Out: prose, which the pages hold themselves.
 """
 
 import ast
 import html
+import importlib
 import importlib.util
 import json
 import os
@@ -15,9 +16,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
+import requirements
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
@@ -51,16 +54,31 @@ def api(module: str) -> str:
     return "\n\n".join(parts)
 
 
-def conditions(_: str = "") -> str:
-    """Tabulate every condition the project itself raises."""
-    from rtcfoci.core.conditions import KINDS
-
+def conditions(module: str) -> str:
+    """Tabulate every condition of a module's `KINDS`."""
+    held = _imported(module).KINDS
     rows = [
         f"| `{kind.code}` | {kind.what} | {'ends the call' if kind.terminal else 'recovers'} "
         f"| {kind.remedy} |"
-        for _, kind in sorted(KINDS.items())
+        for kind in sorted(held.values() if isinstance(held, Mapping) else held, key=_code)
     ]
     return "\n".join(["| code | what it says | | remedy |", "|---|---|---|---|", *rows])
+
+
+def metrics(table: str) -> str:
+    """Tabulate the names of one of the tables of `rtcfoci.call.metrics`."""
+    from rtcfoci.call import metrics
+
+    exported = table in ("EXPORTED_METRICS", "PAIR_METRICS")
+    rows = []
+    for metric in getattr(metrics, table):
+        name = metric.name
+        if exported:
+            name = f"rtcfoci_{name}{'_total' if metric.kind == 'counter' else ''}"
+        labels = ", ".join(f"`{label}`" for label in metric.labels) if exported else ""
+        words = f"{metric.what}{f' Labels: {labels}.' if labels else ''}"
+        rows.append(f"| `{name}` | {metric.kind} | {metric.unit} | {words} |")
+    return "\n".join(["| name | kind | unit | what it says |", "|---|---|---|---|", *rows])
 
 
 def dialects(_: str = "") -> str:
@@ -156,8 +174,24 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "errors": errors,
     "help": help_text,
     "layers": layers,
+    "metrics": metrics,
     "problems": problems,
+    "requirements": requirements.tables,
+    "requirements_summary": requirements.summary,
 }
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module of this repository, a plugin's too, installed or not."""
+    folders = {path.parent.name: path.parents[1] for path in ROOT.glob("plugins/*/*/__init__.py")}
+    folder = folders.get(module.partition(".")[0])
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return importlib.import_module(module)
+
+
+def _code(kind: object) -> str:
+    return str(getattr(kind, "code", ""))
 
 
 def _tree(module: str) -> ast.Module:

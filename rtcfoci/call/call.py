@@ -7,7 +7,6 @@ In: the `Call` and its `Participant`s. Out: how it comes up and goes (`join`), o
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import secrets
 from collections import Counter
@@ -18,12 +17,18 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from rtcfoci.call import events as ev
+from rtcfoci.call.clock import ServerClock
 from rtcfoci.call.foci import Foci
 from rtcfoci.call.link import Link, Offer
+from rtcfoci.call.metrics import METRICS
+from rtcfoci.call.naming import name_track
 from rtcfoci.call.remotes import Participant, Remotes
 from rtcfoci.call.sessions import wall_now
 from rtcfoci.call.stats import FocusStats, gather
 from rtcfoci.core.conditions import Condition, Conditions
+from rtcfoci.core.dialects.notification import NotificationKind
+from rtcfoci.core.diffs import SessionDiff
+from rtcfoci.core.key_messages import Key
 from rtcfoci.core.model import JsonObject, Member, Membership, Now, RoomEvent, Slot
 from rtcfoci.core.signals import Signal
 from rtcfoci.errors import BackendError, Problem, RtcfociError, UsageError
@@ -36,14 +41,15 @@ from rtcfoci.plugin.hookspecs import Security
 from rtcfoci.plugin.stream import EventStream
 
 if TYPE_CHECKING:
+    from rtcfoci.call.keys import MediaKeys
     from rtcfoci.call.presence import Presence
+    from rtcfoci.call.ringing import Calling
     from rtcfoci.call.signalling import Signalling
+    from rtcfoci.call.trace import Trace
 
 __all__ = ["Call", "Participant"]
 
 _T = TypeVar("_T")
-_MAX_WORD = 100
-"""Longest source or name of a track."""
 _MAY_LINGER = frozenset({"left", "expired"})
 """Reasons for being out of the session that a homeserver's outage can cause."""
 _TASKS_TIMEOUT_S = 5.0
@@ -64,6 +70,7 @@ class Call:
         announced: frozenset[Kind],
         now: Callable[[], Now] | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        trace: Trace | None = None,
     ) -> None:
         self.client = client
         self.slot = slot
@@ -75,15 +82,17 @@ class Call:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.random_bytes = random_bytes
-        self._now = now or wall_now
-        self._server_ahead_ms: float | None = None
-        """What to add to our monotonic clock for the homeserver's; None until it has told."""
+        self.trace = trace
+        """Records what goes into the core and what comes out; None when nobody asked."""
+        self._clock = ServerClock(now or wall_now)
         self._stream: EventStream[ev.CallEvent] = EventStream(
             droppable=(ev.DataReceived, ev.SpeakingChanged)
         )
         self._remotes = Remotes(self.loop, self._stream.put, self._follow)
         self._session: Sequence[Membership] = ()
         self._conditions = Conditions()
+        if trace is not None:
+            trace.watch("conditions", self._conditions)
         self._local: dict[TrackId, LocalTrack] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: dict[Link, set[tuple[str, str]]] = {}
@@ -92,10 +101,15 @@ class Call:
         self._finishing: asyncio.Task[None] | None = None
         self.ended_by: Condition | None = None
         """The terminal condition that ended the call; None while it goes on, or when we left."""
+        self.remarks: tuple[str, ...] = ()
+        """Where others will not see us, though nothing is wrong (`rtcfoci.call.preflight`)."""
         self._closers: list[Callable[[], Coroutine[object, object, None]]] = []
         self.foci: Foci
+        self.calling: Calling
         self.presence: Presence
         self.signalling: Signalling
+        self.keys: MediaKeys | None = None
+        """None where nothing is protected by media keys."""
 
     # What an application asks.
 
@@ -125,8 +139,10 @@ class Call:
 
     @property
     def metrics(self) -> Mapping[str, int]:
-        """Counters of this call, such as refused signals."""
-        return dict(self.counters)
+        """Counters of this call, such as refused signals, by their published names
+        (`rtcfoci.call.metrics`).
+        """
+        return {**dict.fromkeys(METRICS, 0), **self.counters}
 
     @property
     def focus_type(self) -> str:
@@ -155,23 +171,8 @@ class Call:
                 why="its capabilities say so",
                 do="accept a focus type that does: rtcfoci plugins lists them",
             )
-        source = source or ("microphone" if hub.kind is Kind.AUDIO else "camera")
-        for word in (source, name):
-            if len(word) > _MAX_WORD or not word.isprintable():
-                raise UsageError(
-                    f"a track cannot be called {word[:_MAX_WORD]!r}",
-                    why=f"others show it: at most {_MAX_WORD} printable characters",
-                    do="choose a shorter or plainer one",
-                )
-        taken = {t.name for t in self._local if t.source == source}
-        name = name or next(n for n in map(str, itertools.count()) if n not in taken)
-        track = LocalTrack(TrackId(self.member, source, name), hub)
-        if track.track_id in self._local:
-            raise UsageError(
-                f"a track {source!r} named {name!r} is published already",
-                why="source and name together tell a member's tracks apart",
-                do="leave the name out, choose another, or unpublish that track first",
-            )
+        track_id = name_track(self.member, hub.kind, self._local, source=source, name=name)
+        track = LocalTrack(track_id, hub)
         self._local[track.track_id] = track
         self.foci.set_tracks(self._local.values())
         return track
@@ -228,6 +229,26 @@ class Call:
     insecure = False
     """Whether the application accepted less protection than the room asks."""
 
+    async def ring(
+        self,
+        users: Iterable[str] | None = None,
+        *,
+        kind: NotificationKind = "ring",
+        lifetime_s: float = 90.0,
+    ) -> str:
+        """Tell others of this call (MSC4075); give back the id of the notification.
+
+        Who declines it is told by `CallDeclined`. Who begins a call rings, so: `if not call.participants`.
+
+        :param users: user ids; everybody in the room unless given, which needs power there (usually 50).
+        :param kind: `ring`, or a mere `notification`.
+        :param lifetime_s: how long it counts, at most 120.
+        :raises UsageError: when nobody would hear it.
+        :raises ClientError: when the homeserver refuses or does not answer.
+        """
+        self._require_running()
+        return await self.calling.ring(users, kind=kind, lifetime_s=lifetime_s)
+
     async def stats(self) -> tuple[FocusStats, ...]:
         """Give the figures of every focus that we are connected to, member by member."""
         return await gather(self.foci.links)
@@ -254,27 +275,12 @@ class Call:
     # What the parts report.
 
     def now(self) -> Now:
-        """Give our monotonic clock and the homeserver's, which is the same for all its clients.
-
-        Members judge by it how old a signal is and when a membership ends, so that a wrong clock here, or
-        one that is set in the call, keeps nobody apart.
-        """
-        now = self._now()
-        if self._server_ahead_ms is None:
-            return now
-        return Now(now.s, round(now.s * 1000 + self._server_ahead_ms))
+        """Give our monotonic clock and the homeserver's."""
+        return self._clock.now()
 
     def learn_time(self, events: Sequence[RoomEvent]) -> None:
-        """Read the homeserver's clock from the age of an event: of one of our own, which no other server
-        has a say in.
-        """
-        for event in reversed(events):
-            if event.sender == self.member.user_id and event.age_ms is not None:
-                now = self._now()
-                passed_ms = now.ts_ms - event.received_ts_ms
-                server_ts_ms = event.origin_server_ts_ms + event.age_ms + passed_ms
-                self._server_ahead_ms = server_ts_ms - now.s * 1000
-                return
+        """Read the homeserver's clock from the age of our own events."""
+        self._clock.learn(events, self.member.user_id)
 
     def spawn(
         self, work: Coroutine[object, object, None], *, name: str, vital: bool = False
@@ -297,6 +303,8 @@ class Call:
 
     def on_to_device(self, message: ToDevice) -> None:
         self.signalling.receive(message)
+        if self.keys is not None:
+            self.keys.receive(message)
 
     def on_signal(self, signal: Signal) -> None:
         """Hand a believed signal to the backend it is for."""
@@ -310,7 +318,17 @@ class Call:
         self.signalling.members_changed(m.member for m in members)
 
     def _follow(self) -> None:
-        self.foci.follow((*self._session, *self._remotes.lingering.values()))
+        lingering = tuple(self._remotes.lingering.values())
+        if self.keys is not None:
+            self.keys.members_changed(self._session, lingering)
+        self.foci.follow((*self._session, *lingering))
+
+    def on_keys(self, keys: Mapping[tuple[Member, int], Key], index: int | None) -> None:
+        self.foci.set_keys(keys, index)
+
+    def on_event(self, event: RoomEvent, changes: Sequence[SessionDiff], now: Now) -> None:
+        for user_id, event_id in self.calling.receive(event, changes, now):
+            self._stream.put(ev.CallDeclined(user_id, event_id))
 
     def on_ignored(self, sender: str, problems: Sequence[Problem]) -> None:
         self.counters["events_ignored"] += 1
@@ -373,8 +391,11 @@ class Call:
             case pe.KeyProblem(member, index, problem):
                 self.counters[f"keys_{problem}"] += 1
                 _log.info("media key %d of %s: %s", index, member, problem)
-            case pe.FirstMedia(_):
-                pass
+                if self.keys is not None:
+                    self.keys.problem(member, index, problem)
+            case pe.FirstMedia(member):
+                if self.keys is not None:
+                    self.keys.heard(member)
 
     def _keep_quality(self, link: Link, track_id: TrackId) -> None:
         """Ask a focus to which a track moved for as much of it as the former one was asked for."""

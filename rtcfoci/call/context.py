@@ -23,6 +23,7 @@ from rtcfoci.plugin.context import HttpResponse, WebSocket
 __all__ = ["CallContext", "Host"]
 
 _T = TypeVar("_T")
+_MAX_COUNTERS = 500
 
 
 class Host(Protocol):
@@ -120,8 +121,12 @@ class CallContext:
         return cancel
 
     def count(self, name: str, amount: int = 1) -> None:
+        name = f"{self._focus_type}.{name}"
         with self._counting:
-            self._host.counters[f"{self._focus_type}.{name}"] += amount
+            counters = self._host.counters
+            if name not in counters and len(counters) >= _MAX_COUNTERS:
+                name = f"{self._focus_type}.others"  # a name made of what a stranger sends
+            counters[name] += amount
 
     async def _at_home(self, start: Callable[[], Coroutine[object, object, _T]]) -> _T:
         async def run() -> _T:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rtcfoci.call.call import Participant
 
 __all__ = [
+    "CallDeclined",
     "CallEnded",
     "CallEvent",
     "ConditionCleared",
@@ -116,6 +117,15 @@ class ConditionCleared:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDeclined:
+    """Somebody whom we rang (`Call.ring`) will not come."""
+
+    user_id: str
+    event_id: str
+    """Of our notification."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """The call is over for us: the last event. `condition` is the terminal one, None after leaving."""
 
@@ -125,5 +135,5 @@ class CallEnded:
 CallEvent: TypeAlias = (
     ParticipantJoined | ParticipantChanged | ParticipantLeft | TrackAdded | TrackRemoved
     | TrackMuted | DataReceived | SpeakingChanged | FocusChanged | ConditionRaised
-    | ConditionCleared | CallEnded
+    | ConditionCleared | CallDeclined | CallEnded
 )  # fmt: skip

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from rtcfoci.call.keys import takes_keys
 from rtcfoci.call.link import Link, LinkObserver, Offer
 from rtcfoci.call.trust import TrustPolicy
+from rtcfoci.core.key_messages import Key
 from rtcfoci.core.model import JsonObject, Member, Membership, Transport
 from rtcfoci.core.selection import Choice, Offered, SelectionPolicy
 from rtcfoci.errors import BackendError, SelectionError
@@ -87,6 +89,7 @@ class Foci:
 
     :param accepted: the types, in the application's order.
     :param explain: says why a transport type of a member cannot be used here.
+    :param keyed: whether media keys are exchanged in this call.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Foci:
         spawn: Callable[..., asyncio.Task[None]],
         now_s: Callable[[], float],
         explain: Callable[[str], str],
+        keyed: bool = False,
     ) -> None:
         self._accepted = accepted
         self._own = own
@@ -109,6 +113,9 @@ class Foci:
         self._spawn = spawn
         self._now_s = now_s
         self._explain = explain
+        self._keyed = keyed
+        self._keys: Mapping[tuple[Member, int], Key] = {}
+        self._key_index: int | None = None
         self._offers: list[Offer] = []
         self._failed_s: dict[int, float] = {}
         """When offers failed last, by their place among ours."""
@@ -197,6 +204,12 @@ class Foci:
         """Say what we publish; call again when one was muted."""
         self._tracks = tuple(tracks)
         self._arrange()
+
+    def set_keys(self, keys: Mapping[tuple[Member, int], Key], index: int | None) -> None:
+        """Say which media keys every connection needs, and which of ours is in use."""
+        self._keys, self._key_index = keys, index
+        for link in self._links.values():
+            link.set_keys(keys, index)
 
     def links_of(self, member: Member) -> list[Link]:
         """The links on which a member is reached."""
@@ -311,17 +324,26 @@ class Foci:
         ]
         members = [m for m in map(self._usable, self._session) if m.transports]
         try:
-            choice: Choice = self._policy.choose(members, self._own, offered, self._known)
+            choice = self._policy.choose(members, self._own, offered, self._known)
+            found = self._find(choice, ranked)
+            cause = "" if found else f"it chose {choice.transport.type}, which is not accepted here"
+        except SelectionError as error:
+            found, cause = None, f"{error.what}: {error.why}"
         except Exception as error:  # a plugin's policy, or one that members leave no choice
-            _log.warning("the selection policy failed: %s", error)
-            return ranked[0]
+            found, cause = None, f"it raised {type(error).__name__}"
+            _log.warning("the selection policy failed", exc_info=error)
+        self._observer.on_condition("selection_failed", "", cause or None)
+        return found or ranked[0]
+
+    def _find(self, choice: Choice, ranked: Sequence[Offer]) -> Offer | None:
+        """Find where a choice leads: to an offer of ours, or to a member's focus."""
         for offer in ranked:
             if offer.transport == choice.transport:
                 return offer
         for accepted in self._accepted:
             if accepted.key(choice.transport, self._own) is not None:
                 return Offer(accepted.focus_type, accepted.backend, choice.transport)
-        return ranked[0]
+        return None
 
     def _usable(self, member: Membership) -> Membership:
         """Leave out the transports of a member that lead nowhere for us."""
@@ -404,7 +426,10 @@ class Foci:
 
     def _open(self, offer: Offer, key: str, roles: frozenset[Role]) -> Link:
         accepted = next(a for a in self._accepted if a.focus_type is offer.focus_type)
-        return Link(offer, key, roles, self._observer, self._spawn, accepted.context)
+        keyed = self._keyed and takes_keys(offer.focus_type)
+        link = Link(offer, key, roles, self._observer, self._spawn, accepted.context, keyed=keyed)
+        link.set_keys(self._keys, self._key_index)
+        return link
 
     def _retire(self, key: tuple[str, str]) -> None:
         """Drop a link: at once when it is dead, else after others had time to follow."""

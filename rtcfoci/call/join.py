@@ -9,22 +9,29 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from rtcfoci.call.call import Call
 from rtcfoci.call.context import CallContext
 from rtcfoci.call.foci import Accepted, Foci
-from rtcfoci.call.preflight import RoomFacts, inspect_room, require_power
+from rtcfoci.call.keys import MediaKeys, takes_keys
+from rtcfoci.call.preflight import RoomFacts, inspect_room, remarks, require_power
 from rtcfoci.call.presence import Presence, Writer
-from rtcfoci.call.sessions import find_dialect, installed_dialects, writable_dialects
+from rtcfoci.call.ringing import Calling
+from rtcfoci.call.sessions import (
+    find_dialect,
+    find_selection_policy,
+    installed_dialects,
+    writable_dialects,
+)
 from rtcfoci.call.signalling import Signalling
 from rtcfoci.call.trust import TrustedHttp, TrustPolicy, origins_in
-from rtcfoci.core.dialects import OwnMembership, WritableDialect, is_livekit
+from rtcfoci.core.dialects import OwnEvent, OwnMembership, WritableDialect, is_livekit
 from rtcfoci.core.dialects.dangers import dangers
 from rtcfoci.core.dialects.state import state_member_id
 from rtcfoci.core.lifecycle import LifecycleConfig
 from rtcfoci.core.model import JsonObject, Member, Now, Slot, SlotStatus, Transport
-from rtcfoci.core.selection import SelectionPolicy
 from rtcfoci.core.session import Session
 from rtcfoci.core.slots import SLOT_EVENT_TYPES
 from rtcfoci.core.slots import open_slot as write_open_slot
@@ -35,16 +42,18 @@ from rtcfoci.errors import (
     SelectionError,
     UsageError,
 )
+from rtcfoci.matrix.adapted import adapted
 from rtcfoci.matrix.client import MatrixClient, ServerSupport
 from rtcfoci.matrix.rooms import resolve_alias
 from rtcfoci.matrix.together import together
 from rtcfoci.media.frames import Kind
 from rtcfoci.plugin.hookspecs import FocusType, Security, Topology
 from rtcfoci.plugin.manager import PluginManager
-from rtcfoci.plugin.reference import resolve
 
 if TYPE_CHECKING:
     import nio
+
+    from rtcfoci.call.trace import Trace
 
 __all__ = ["Focus", "join"]
 
@@ -74,6 +83,7 @@ async def join(
     trust: TrustPolicy | None = None,
     lifecycle: LifecycleConfig | None = None,
     plugins: PluginManager | None = None,
+    trace: Path | None = None,
     now: Callable[[], Now] | None = None,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AsyncIterator[Call]:
@@ -98,6 +108,8 @@ async def join(
         created or closed.
     :param allow_insecure: in an encrypted room, accept foci that protect media or data less.
     :param plugins: what is installed, if it was loaded already.
+    :param trace: a new file that records what goes into the core and what comes out, without secrets
+        (`rtcfoci.call.trace`).
     :param now: both clocks; only tests need it.
     :param random_bytes: where ids come from; only tests need another source.
     :raises UsageError: for an unknown focus type, dialect or policy.
@@ -107,13 +119,16 @@ async def join(
     """
     manager = plugins or PluginManager.load()
     chosen = _chosen(manager, foci)
-    async with _adapted(client) as adapter:
+    async with adapted(client) as adapter:
         room_id = await resolve_alias(adapter, room)
         place = Slot(room_id=room_id, application=application, name=slot)
         facts, support = await together(inspect_room(adapter, room_id), adapter.support())
         usable = _secure_enough([kind for kind, _ in chosen], facts, allow_insecure)
-        if facts.encrypted and any(kind.capabilities.needs_signalling for kind in usable):
+        keyed = facts.encrypted and any(takes_keys(kind) for kind in usable)
+        signals = facts.encrypted and any(k.capabilities.needs_signalling for k in usable)
+        if signals or (keyed and not allow_insecure):
             _require_encryption(adapter)
+        keyed = keyed and adapter.encrypts
         configs = [(kind, config) for kind, config in chosen if kind in usable]
         advertised = await _advertised(adapter, support, usable)
         written = _dialect(manager, dialect, usable, advertised, facts, support)
@@ -126,6 +141,7 @@ async def join(
             announced=frozenset(announce),
             now=now,
             random_bytes=random_bytes,
+            trace=None if trace is None else _recorded(trace, manager),
         )
         call.insecure = allow_insecure
         call.learn_time(facts.state)
@@ -136,13 +152,16 @@ async def join(
             call.foci = Foci(
                 [_accept(manager, call, http, kind, config) for kind, config in configs],
                 own=call.member,
-                policy=_policy(manager, selection or _usual_policy(usable[0])),
+                policy=find_selection_policy(manager, selection or _usual_policy(usable[0])),
                 trust=http.policy,
                 observer=call,
                 spawn=call.spawn,
                 now_s=lambda: call.now().s,
                 explain=manager.explain,
+                keyed=keyed,
             )
+            if keyed:
+                call.keys = MediaKeys(call)
             call.on_closing(call.foci.aclose)
             await call.foci.gather(advertised)
             await _while_it_lasts(
@@ -162,7 +181,11 @@ async def join(
                 await _open_closed_slot(call, facts)
             yield call
         finally:
-            await _see_off(call)
+            try:
+                await _see_off(call)
+            finally:
+                if call.trace is not None:
+                    call.trace.close()
 
 
 async def _while_it_lasts(call: Call, work: Coroutine[object, object, None]) -> None:
@@ -214,9 +237,12 @@ async def _bring_up(
         owned_state=facts.room_version.startswith(_OWNED_STATE),
     )
     writer = Writer(written, own, writable_dialects(manager)).on(call.foci.own_offer)
+    event = writer.join(lifetime_ms=own.lifetime_ms)
     if not force:
-        _require_harmless(writer)
+        _require_harmless(event, written.name)
+    call.remarks = remarks(event, call.slot)
     session = Session(call.slot, installed_dialects(manager))
+    call.calling = Calling(call, session, sticky=support.sticky_events)
     call.signalling = Signalling(call, session)
     call.presence = Presence(
         call.client,
@@ -226,13 +252,29 @@ async def _bring_up(
         call,
         config=lifecycle,
     )
+    if call.trace is not None:
+        made_of = {"slot": call.slot, "policy": session.policy.name}
+        call.trace.watch("session", session, **made_of)
+        call.trace.watch("signals", call.signalling.inbox, slot=call.slot, own=call.member)
+        call.trace.watch("lifecycle", call.presence.lifecycle, config=lifecycle)
     # The focus gets ready while we become a member.
     call.spawn(call.presence.run(), name="presence", vital=True)
     call.spawn(call.foci.prepare(), name="prepare")
     call.on_closing(call.presence.leave)
+    if call.keys is not None:
+        call.spawn(call.keys.run(), name="media keys", vital=True)
+        call.on_closing(call.keys.aclose)
     await call.presence.wait_primed()
     await call.presence.join(call.random_bytes(8).hex())
+    if call.keys is not None:
+        call.keys.start()
     call.foci.start()
+
+
+def _recorded(path: Path, manager: PluginManager) -> Trace:
+    from rtcfoci.call.trace import Trace
+
+    return Trace(path, installed_dialects(manager))
 
 
 def _chosen(
@@ -248,21 +290,6 @@ def _chosen(
     return [(manager.focus_type(name), config) for name, config in named]
 
 
-@asynccontextmanager
-async def _adapted(client: MatrixClient | nio.AsyncClient) -> AsyncIterator[MatrixClient]:
-    """Give the client, or an adapter around a bot's, which is let go with the call."""
-    if hasattr(client, "send_to_device"):
-        yield client
-        return
-    from rtcfoci.matrix.nio import NioClient  # matrix-nio takes a second to import
-
-    adapter = NioClient.from_nio(cast("nio.AsyncClient", client))
-    try:
-        yield adapter
-    finally:
-        await adapter.aclose()
-
-
 def _usual_policy(kind: FocusType) -> str:
     return "oldest_membership" if kind.topology is Topology.ELECTED else "each_its_own"
 
@@ -273,8 +300,7 @@ def _secure_enough(
     """Leave out what protects media or data less than the room asks (design.md, invariant 4)."""
     if not facts.encrypted or allow_insecure:
         return list(kinds)
-    # FRAME needs media keys, and the machine that exchanges them is not part of this version.
-    weak = (Security.NONE, Security.HOP, Security.FRAME)
+    weak = (Security.NONE, Security.HOP)
     usable = []
     for kind in kinds:
         can = kind.capabilities
@@ -287,11 +313,10 @@ def _secure_enough(
             why=", ".join(
                 f"{k.type}: media {k.media_security.value}, data {k.data_security.value}"
                 for k in kinds
-            )
-            + "; media keys (frame) are not exchanged by this version",
+            ),
             do=(
-                "accept a focus type with peer security, or join with allow_insecure=True "
-                "(--allow-insecure)"
+                "accept a focus type with peer or frame security, or join with "
+                "allow_insecure=True (--allow-insecure)"
             ),
         )
     return usable
@@ -303,7 +328,7 @@ def _require_encryption(client: MatrixClient) -> None:
             [
                 RtcfociError(
                     "this client cannot encrypt, and the room asks for it",
-                    why="signalling in clear would let the homeserver into the call",
+                    why="signalling or media keys in clear would let the homeserver into the call",
                     do="connect with encrypted=True",
                 )
             ]
@@ -360,15 +385,14 @@ def _dialect(
     return find_dialect(manager, "D3")
 
 
-def _require_harmless(writer: Writer) -> None:
+def _require_harmless(event: OwnEvent, dialect: str) -> None:
     """Refuse a membership that would crash other people's clients (design.md, invariant 9)."""
-    event = writer.join(lifetime_ms=writer.own.lifetime_ms)
     found = dangers(event.content, event.type)
     if found:
         raise PreflightError(
             [
                 RtcfociError(
-                    f"what dialect {writer.dialect.name} writes would crash other people's clients",
+                    f"what dialect {dialect} writes would crash other people's clients",
                     why="; ".join(problem.message for problem in found),
                     do="choose another dialect, or join with force=True (--force)",
                 )
@@ -399,19 +423,6 @@ def _accept(
     return Accepted(kind, manager.create_backend(kind, context, config), context)
 
 
-def _policy(manager: PluginManager, name: str) -> SelectionPolicy:
-    found = {info.name: info for info in manager.selection_policies}
-    if name not in found:
-        raise UsageError(
-            f"no selection policy is called {name!r}",
-            why=f"installed: {', '.join(found)}",
-            do="choose one of those, or leave it out",
-        )
-    made = resolve(found[name].policy, plugin=name)
-    policy: SelectionPolicy = made() if isinstance(made, type) else made  # type: ignore[assignment]
-    return policy
-
-
 async def _open_closed_slot(call: Call, facts: RoomFacts) -> None:
     event_type = SLOT_EVENT_TYPES[0]
     if facts.slot_status(call.slot.slot_id) is not SlotStatus.CLOSED:
@@ -420,4 +431,8 @@ async def _open_closed_slot(call: Call, facts: RoomFacts) -> None:
         return  # the condition slot_closed says so already, with the remedy
     current = facts.find(event_type, call.slot.slot_id)
     event = write_open_slot(call.slot, room_encrypted=facts.encrypted, current=current)
-    await call.client.send_state(call.room_id, event.type, call.slot.slot_id, event.content)
+    try:
+        await call.client.send_state(call.room_id, event.type, call.slot.slot_id, event.content)
+    except ClientError as error:  # we are in the call all the same
+        cause = f"it could not be opened: {error.what}"
+        call.on_condition("slot_closed", "", cause)

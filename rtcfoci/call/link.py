@@ -1,17 +1,18 @@
 """One connection key of one backend, kept connected and in step.
 
-In: connecting and reconnecting, bringing roster, tracks and signals to the connection in that order,
-watching its health. Out: which links there are and who is on them (`rtcfoci.call.foci`).
+In: connecting and reconnecting, bringing roster, keys, tracks and signals to the connection in their
+order, watching its health. Out: which links there are and who is on them (`rtcfoci.call.foci`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from rtcfoci.core.key_messages import Key
 from rtcfoci.core.model import JsonObject, Member, Membership, Transport
 from rtcfoci.errors import BackendError
 from rtcfoci.media.frames import Kind
@@ -61,6 +62,7 @@ class Link:
     """One connection key of one backend: connected, reconnected, kept in step.
 
     :param key: the backend's name for the connection.
+    :param keyed: whether nothing may be published here before media keys are set.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Link:
         observer: LinkObserver,
         spawn: Callable[..., asyncio.Task[None]],
         context: Context,
+        *,
+        keyed: bool = False,
     ) -> None:
         self.offer = offer
         self.key = key
@@ -79,11 +83,16 @@ class Link:
         self.members: dict[Member, Membership] = {}
         self.own: Membership | None = None
         self.tracks: dict[object, LocalTrack] = {}
+        self.keyed: bool = keyed
+        self.keys: Mapping[tuple[Member, int], Key] = {}
+        self.key_index: int | None = None
         self.failures: int = 0
         self._observer = observer
         self._context = context
         self._applied: dict[Member, Membership] = {}
         self._applied_own: Membership | None = None
+        self._applied_keys: dict[tuple[Member, int], Key] = {}
+        self._applied_index: int | None = None
         self._published: dict[object, tuple[LocalTrack, bool]] = {}
         self._signals: deque[tuple[Member, JsonObject, SignalSecurity]] = deque(
             maxlen=_SIGNALS_WAITING
@@ -119,6 +128,12 @@ class Link:
         kinds = {Kind.AUDIO: can.audio, Kind.VIDEO: can.video}
         self.tracks = {track.track_id: track for track in tracks if kinds[track.kind]}
         self._dirty.set()
+
+    def set_keys(self, keys: Mapping[tuple[Member, int], Key], index: int | None) -> None:
+        """Say which media keys there are, and which of ours is in use; None: not yet any."""
+        if self.keyed:
+            self.keys, self.key_index = keys, index
+            self._dirty.set()
 
     def require(self, roles: frozenset[Role]) -> None:
         """Make sure that the connection has these roles; connects anew when one is missing."""
@@ -158,6 +173,7 @@ class Link:
             began_s = loop.time()
             self.connection = connection
             self._applied, self._applied_own, self._published = {}, None, {}
+            self._applied_keys, self._applied_index = {}, None
             self._dirty.set()
             reader = asyncio.create_task(self._read(connection))
             keeper = asyncio.create_task(self._keep(connection))
@@ -216,6 +232,10 @@ class Link:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            if self.keyed:
+                # A key belongs to a member that the connection knows, and comes before any media.
+                await self._apply_members(connection)
+                await self._apply_keys(connection)
             await self._apply_tracks(connection)
             await self._apply_members(connection)
             while self._signals:
@@ -247,8 +267,28 @@ class Link:
             await connection.set_members(added, changed, removed)
             self._applied = dict(wanted)
 
+    async def _apply_keys(self, connection: Connection) -> None:
+        for (member, index), key in self.keys.items():
+            theirs = member in self.members
+            if not (theirs or member == self._context.member):
+                continue
+            if self._applied_keys.get((member, index)) is key:
+                continue
+            try:
+                await connection.set_key(member, index, key.reveal())
+            except Exception as error:
+                if not theirs:
+                    raise
+                # What one member sends must not cost us the connection to all the others.
+                self._context.count("keys_failed")
+                self._context.log.warning("a key of %s failed: %s", member, type(error).__name__)
+            self._applied_keys[member, index] = key
+        if self.key_index is not None and self.key_index != self._applied_index:
+            await connection.use_key(self.key_index)
+            self._applied_index = self.key_index
+
     async def _apply_tracks(self, connection: Connection) -> None:
-        if Role.PUBLISH not in self.roles:
+        if Role.PUBLISH not in self.roles or (self.keyed and self._applied_index is None):
             return
         wanted = self.tracks
         for track_id, (track, _) in list(self._published.items()):

@@ -1,7 +1,7 @@
 """Everything that would make a join fail, found before anything is sent.
 
-In: reading the room's state and the server's support, and naming each finding with its cause and
-remedy. Out: mending anything; sources and folders, which `rtcfoci.media` checks.
+In: reading the room's state and the server's support, naming each finding with its cause and remedy, and
+what others will not see of us. Out: mending anything; sources and folders, which `rtcfoci.media` checks.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from rtcfoci.core.model import JsonObject, RoomEvent, SlotStatus
+from rtcfoci.core.dialects import OwnEvent
+from rtcfoci.core.dialects.ruma import absences
+from rtcfoci.core.model import JsonObject, RoomEvent, Slot, SlotStatus
+from rtcfoci.core.power import RoomPower, required_power
 from rtcfoci.core.slots import SLOT_EVENT_TYPES, read_slot
 from rtcfoci.errors import ClientError, PreflightError, RtcfociError
 from rtcfoci.matrix.client import MatrixClient
-from rtcfoci.matrix.rooms import required_power, user_power
 
-__all__ = ["RoomFacts", "inspect_room", "require_power"]
+__all__ = ["RoomFacts", "inspect_room", "remarks", "require_power"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,14 @@ def require_power(facts: RoomFacts, user_id: str, event_type: str, *, state: boo
         raise PreflightError([_too_weak(facts, event_type, state, user_id)])
 
 
+def remarks(event: OwnEvent, slot: Slot) -> tuple[str, ...]:
+    """Say where the membership that we are about to write will not show, though it harms nobody."""
+    why = absences(event.content, event.type, event.state_key)
+    if not why or slot.application != "m.call":  # nobody looks for a game among the calls
+        return ()
+    return (f"Element X's call indicator will not show this member: {'; '.join(why)}",)
+
+
 async def _why_unreadable(client: MatrixClient, room_id: str, error: ClientError) -> RtcfociError:
     if error.errcode == "M_UNKNOWN_TOKEN":
         return RtcfociError(
@@ -161,23 +171,13 @@ def _too_weak(facts: RoomFacts, event_type: str, is_state: bool, user_id: str) -
 
 def _facts(user_id: str, room_id: str, state: tuple[RoomEvent, ...]) -> RoomFacts:
     content: dict[tuple[str, str], JsonObject] = {}
-    creators: set[str] = set()
+    power = RoomPower()
     version = "1"
     for event in state:
         content[event.type, event.state_key or ""] = event.content
+        power = power.after(event)
         if event.type == "m.room.create":
             version = str(event.content.get("room_version", "1"))
-            extra = event.content.get("additional_creators", ())
-            creators = (
-                {event.sender, *(c for c in extra if isinstance(c, str))}
-                if isinstance(extra, list | tuple)
-                else {event.sender}
-            )
-    levels = content.get(("m.room.power_levels", ""), {})
-    # Without power levels the creator has 100 (client-server API, m.room.power_levels).
-    power = float(100 if not levels and user_id in creators else user_power(levels, user_id))
-    if user_id in creators and _creators_above_all(version):
-        power = float("inf")
     tombstone = content.get(("m.room.tombstone", ""))
     replacement = tombstone.get("replacement_room", "") if tombstone else None
     return RoomFacts(
@@ -185,13 +185,8 @@ def _facts(user_id: str, room_id: str, state: tuple[RoomEvent, ...]) -> RoomFact
         room_version=version,
         encrypted=("m.room.encryption", "") in content,
         state=state,
-        own_power=power,
-        power_levels=levels,
+        own_power=power.of(user_id),
+        power_levels=power.levels,
         own_membership=str(content.get(("m.room.member", user_id), {}).get("membership", "leave")),
         replaced_by=replacement if isinstance(replacement, str) or replacement is None else "",
     )
-
-
-def _creators_above_all(version: str) -> bool:
-    # From room version 12 on creators stand above every level (MSC4289).
-    return version.isdecimal() and int(version) >= 12

@@ -100,6 +100,7 @@ class PresenceObserver(Protocol):
     def on_condition(
         self, code: str, subject: str, cause: str | None, retry_at_s: float | None = None
     ) -> None: ...
+    def on_event(self, event: RoomEvent, changes: Sequence[SessionDiff], now: Now) -> None: ...
     def on_ignored(self, sender: str, problems: Sequence[Problem]) -> None: ...
     def on_to_device(self, message: ToDevice) -> None: ...
     def learn_time(self, events: Sequence[RoomEvent]) -> None: ...
@@ -132,6 +133,11 @@ class Presence:
         self._settled = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
         self._primed = asyncio.Event()
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The machine of our membership."""
+        return self._lifecycle
 
     async def run(self) -> None:
         """Follow the room and the timers; runs until cancelled."""
@@ -233,9 +239,11 @@ class Presence:
         self._observer.learn_time(update.events)
         now = self._observer.now()
         for event in update.events:
-            if event.sticky_ttl_ms is not None:  # counted from the clock that the session goes by
+            if event.state_key is None:  # its time is counted by the clock that the session goes by
                 event = replace(event, received_ts_ms=now.ts_ms)
-            changed |= self._tell(self.session.receive(event, now), event)
+            changes = self.session.receive(event, now)
+            changed |= self._tell(changes, event)
+            self._observer.on_event(event, changes, now)
             if event.type == "m.room.tombstone" and event.state_key == "":
                 replacement = event.content.get("replacement_room")
                 self._observer.on_condition("room_upgraded", "", f"replaced by {replacement}")

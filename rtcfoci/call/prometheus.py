@@ -1,7 +1,7 @@
 """The figures of calls for Prometheus: one collector, any number of calls.
 
-In: names, labels, their bounds, serving them over HTTP. Out: the figures (`stats`), the counters
-(`Call.metrics`). The names are listed in docs/reference/metrics.md; a renamed one breaks dashboards.
+In: labels, their bounds, serving them over HTTP. Out: the names (`metrics`), the figures (`stats`), the
+counters (`Call.metrics`).
 
 A scrape comes from a thread of its own and must neither wait for the call's loop nor touch it, so it
 reads the newest snapshot, which the loop renews every second. Needs the extra `prometheus`.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from rtcfoci.call.metrics import EXPORTED_METRICS, METRICS, PAIR_METRICS, ExportedMetric
 from rtcfoci.errors import UsageError
 from rtcfoci.plugin.stats import PairStats
 
@@ -30,6 +31,7 @@ _EVERY_S = 1.0
 _MAX_PAIRS = 256
 """Of one call: every member is a set of series, and anybody in the room can be a member."""
 _MAX_COUNTERS = 200
+"""Of those that backends name."""
 _MAX_LABEL = 255
 _CALL = ("room", "slot", "device")
 _PAIR = (*_CALL, "focus", "member")
@@ -129,99 +131,48 @@ class _Families:
         self.made: dict[str, Any] = {}
 
     def call(self, call: tuple[str, ...], snapshot: _Snapshot) -> None:
-        self._gauge(
-            "participants", "Other members in the session.", _CALL, call, snapshot.participants
-        )
+        participants, conditions, events = EXPORTED_METRICS
+        self._add(participants, _CALL, call, snapshot.participants)
         for (code, terminal), count in snapshot.conditions.items():
-            self._gauge(
-                "conditions",
-                "Conditions that hold now, by code.",
-                (*_CALL, "code", "terminal"),
-                (*call, _label(code), str(terminal).lower()),
-                count,
-            )
-        for name in sorted(snapshot.counters)[:_MAX_COUNTERS]:
-            event, _, reason = name.partition(".")
-            self._counter(
-                "events",
-                "What was refused, ignored or dropped, and what else is counted.",
-                (*_CALL, "event", "reason"),
-                (*call, _label(event), _label(reason)),
-                snapshot.counters[name],
-            )
+            labels = (*call, _label(code), str(terminal).lower())
+            self._add(conditions, _CALL, labels, count)
+        own = [name for name in snapshot.counters if name not in METRICS]
+        for name in (*METRICS, *sorted(own)[:_MAX_COUNTERS]):
+            # The name of a focus type has dots itself.
+            event, _, reason = name.rpartition(".") if "." in name else (name, "", "")
+            labels = (*call, _label(event), _label(reason))
+            self._add(events, _CALL, labels, snapshot.counters.get(name, 0))
 
     def pair(self, labels: tuple[str, ...], pair: PairStats) -> None:
-        def gauge(name: str, what: str, value: float | None, *ways: str) -> None:
-            names = (*_PAIR, "direction") if ways else _PAIR
-            self._gauge(f"pair_{name}", what, names, (*labels, *ways), value)
-
-        def counter(name: str, what: str, value: float | None, *ways: str) -> None:
-            names = (*_PAIR, "direction") if ways else _PAIR
-            self._counter(f"pair_{name}", what, names, (*labels, *ways), value)
-
-        gauge("connected", "Whether media can flow.", float(pair.state == "connected"))
-        gauge("connect_seconds", "How long the newest connection took.", pair.connect_time_s)
-        counter("rebuilds", "Connections after the first.", pair.rebuilt)
-        gauge("round_trip_seconds", "There and back.", _seconds(pair.rtt_ms))
-        gauge("jitter_seconds", "Of what is received.", _seconds(pair.jitter_ms))
-        counter("frames", "Audio frames and pictures handed out.", pair.frames_received)
-        counter("frames_concealed", "Frames made up for what was lost.", pair.frames_concealed)
-        for way, loss, bitrate, size, packets, lost in (
-            ("received", pair.loss_received_ratio, pair.bitrate_received_bps, pair.bytes_received,
-             pair.packets_received, pair.packets_received_lost),
-            ("sent", pair.loss_sent_ratio, pair.bitrate_sent_bps, pair.bytes_sent,
-             pair.packets_sent, pair.packets_sent_lost),
-        ):  # fmt: skip
-            gauge("loss_ratio", "Media packets lost in the last seconds, 0 to 1.", loss, way)
-            gauge("bitrate_bits_per_second", "Of the last seconds.", bitrate, way)
-            counter("bytes", "Bytes on the transport.", size, way)
-            counter("packets", "Media packets.", packets, way)
-            counter("packets_lost", "Media packets that did not arrive.", lost, way)
+        for metric in PAIR_METRICS:
+            for ways, read in metric.reads:
+                self._add(metric, _PAIR, (*labels, *ways), read(pair))
         path = pair.path
-        self._gauge(
-            "pair_info",
-            "Always 1; the path and the codecs are in the labels.",
-            (*_PAIR, "local_candidate", "remote_candidate", "protocol", "relayed", "audio_codec",
-             "video_codec"),
-            (
-                *labels,
-                *(map(_label, (path.local, path.remote, path.protocol)) if path else ("", "", "")),
-                str(path.relayed).lower() if path else "",
-                _label(pair.audio_codec or ""),
-                _label(pair.video_codec or ""),
-            ),
-            1,
-        )  # fmt: skip
-
-    def _gauge(
-        self, name: str, what: str, names: Iterable[str], labels: Iterable[str], value: float | None
-    ) -> None:
-        self._add(self._core.GaugeMetricFamily, name, what, names, labels, value)
-
-    def _counter(
-        self, name: str, what: str, names: Iterable[str], labels: Iterable[str], value: float | None
-    ) -> None:
-        self._add(self._core.CounterMetricFamily, name, what, names, labels, value)
+        told = (path.local, path.remote, path.protocol) if path else ("", "", "")
+        relayed = str(path.relayed).lower() if path else ""
+        codecs = (pair.audio_codec or "", pair.video_codec or "")
+        self._add(PAIR_METRICS[-1], _PAIR, (*labels, *map(_label, (*told, relayed, *codecs))), 1)
 
     def _add(
         self,
-        kind: Callable[..., Any],
-        name: str,
-        what: str,
-        names: Iterable[str],
+        metric: ExportedMetric,
+        of: tuple[str, ...],
         labels: Iterable[str],
         value: float | None,
     ) -> None:
         if value is None:  # not known: no sample, rather than a zero that looks measured
             return
-        family = self.made.get(name)
+        family = self.made.get(metric.name)
         if family is None:
-            family = self.made[name] = kind(f"rtcfoci_{name}", what, labels=tuple(names))
+            kind = (
+                self._core.CounterMetricFamily
+                if metric.kind == "counter"
+                else self._core.GaugeMetricFamily
+            )
+            family = self.made[metric.name] = kind(
+                f"rtcfoci_{metric.name}", metric.what, labels=(*of, *metric.labels)
+            )
         family.add_metric(tuple(labels), float(value))
-
-
-def _seconds(ms: float | None) -> float | None:
-    return None if ms is None else ms / 1000
 
 
 def _label(text: str) -> str:

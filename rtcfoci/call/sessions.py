@@ -1,6 +1,7 @@
 """The session of a room as a stream: what `rtcfoci watch` shows, and what a call starts from.
 
-In: dialects from plugins, and folding a client's updates into a `Session` with its one timer.
+In: dialects and policies from plugins, and folding a client's updates into a `Session` and its
+`Notifications`, with their timers.
 Out: taking part (`presence`).
 """
 
@@ -8,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 from rtcfoci.core.dialects import Dialect, WritableDialect
-from rtcfoci.core.model import Now, Slot
+from rtcfoci.core.model import Now, RoomEvent, Slot
+from rtcfoci.core.notifications import NotificationDiff, Notifications
 from rtcfoci.core.policies import ReadingPolicy
+from rtcfoci.core.selection import SelectionPolicy
 from rtcfoci.core.session import Session, SessionDiff
 from rtcfoci.errors import ClientError, PluginError, UsageError
 from rtcfoci.matrix.client import Connectivity, MatrixClient, RoomUpdate
@@ -21,13 +25,17 @@ from rtcfoci.plugin.manager import PluginManager
 from rtcfoci.plugin.reference import resolve
 
 __all__ = [
+    "Followed",
     "find_dialect",
+    "find_selection_policy",
     "follow_session",
     "installed_dialects",
     "reading_policies",
     "wall_now",
     "writable_dialects",
 ]
+
+_NEVER_TS_MS = 2**53
 
 
 def wall_now() -> Now:
@@ -73,6 +81,32 @@ def reading_policies(plugins: PluginManager) -> tuple[ReadingPolicy, ...]:
     return tuple(found)
 
 
+def find_selection_policy(plugins: PluginManager, name: str) -> SelectionPolicy:
+    """Find a selection policy by name.
+
+    :raises UsageError: when there is none.
+    :raises PluginError: when it is none.
+    """
+    found = {info.name: info for info in plugins.selection_policies}
+    if name not in found:
+        raise UsageError(
+            f"no selection policy is called {name!r}",
+            why=f"installed: {', '.join(found)}",
+            do="choose one of those, or leave it out",
+        )
+    reference = found[name].policy
+    made = resolve(reference, plugin=name)
+    policy = made() if isinstance(made, type) else made
+    if not callable(getattr(policy, "choose", None)):
+        raise PluginError(
+            f"{reference} is not a selection policy",
+            plugin=name,
+            why="it has no method choose",
+            do="name a class or an instance of rtcfoci.core.selection.SelectionPolicy",
+        )
+    return cast("SelectionPolicy", policy)
+
+
 def _make(reference: str, name: str) -> Dialect:
     return _made(reference, name)
 
@@ -96,25 +130,51 @@ def _made(reference: str, name: str) -> WritableDialect:
     return dialect
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A session after one sync or timer, and what that changed."""
+
+    session: Session
+    changes: Sequence[SessionDiff]
+    notifications: Sequence[NotificationDiff]
+
+
 async def follow_session(
-    client: MatrixClient, slot: Slot, plugins: PluginManager | None = None
-) -> AsyncIterator[tuple[Session, Sequence[SessionDiff]]]:
+    client: MatrixClient,
+    slot: Slot,
+    plugins: PluginManager | None = None,
+    on_events: Callable[[Sequence[RoomEvent]], None] | None = None,
+    *,
+    requires_slot: bool = False,
+    now: Callable[[], Now] | None = None,
+) -> AsyncIterator[Followed]:
     """Yield the session at the start and after each change, with what changed.
 
+    :param on_events: is given every event of the room, before the session changes by it.
+    :param requires_slot: whether a room without this slot is silent.
+    :param now: both clocks; only tests need it.
     :raises ClientError: when the access token is revoked.
     """
+    now = now or wall_now
     session = Session(slot, installed_dialects(plugins or PluginManager.load()))
+    notifications = Notifications(
+        session, user_id=client.user_id, device_id=client.device_id, requires_slot=requires_slot
+    )
     updates = client.updates(slot.room_id)
     pending = asyncio.ensure_future(anext(updates))
     first = True
     try:
         while True:
-            due_ts_ms = session.next_timer_ts_ms
-            now = wall_now()
-            timeout_s = None if due_ts_ms is None else max(0.0, (due_ts_ms - now.ts_ms) / 1000)
+            due_ts_ms = [
+                due
+                for due in (session.next_timer_ts_ms, notifications.next_timer_ts_ms)
+                if due is not None
+            ]
             # One wait is never longer than an hour: no remote time can overflow a timer.
-            await asyncio.wait((pending,), timeout=min(timeout_s or 3600.0, 3600.0))
-            diffs: list[SessionDiff] = list(session.handle_timer(wall_now()))
+            wait_s = (min(due_ts_ms, default=_NEVER_TS_MS) - now().ts_ms) / 1000
+            await asyncio.wait((pending,), timeout=max(0.0, min(wait_s, 3600.0)))
+            changes: list[SessionDiff] = list(session.handle_timer(now()))
+            news: list[NotificationDiff] = list(notifications.handle_timer(now(), changes))
             if pending.done():
                 update = pending.result()
                 pending = asyncio.ensure_future(anext(updates))
@@ -126,14 +186,19 @@ async def follow_session(
                         do="log in again",
                     )
                 if isinstance(update, RoomUpdate):
+                    if on_events is not None:
+                        on_events(update.events)
                     for event in update.events:
-                        diffs += session.receive(event, wall_now())
+                        at = now()
+                        changed = session.receive(event, at)
+                        news += notifications.receive(event, changed, at)
+                        changes += changed
                     if first:
                         first = False
-                        yield session, diffs
+                        yield Followed(session, changes, news)
                         continue
-            if diffs:
-                yield session, diffs
+            if changes or news:
+                yield Followed(session, changes, news)
     except StopAsyncIteration:
         return
     finally:

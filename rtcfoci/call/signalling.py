@@ -52,7 +52,7 @@ class Signalling:
 
     def __init__(self, call: SignalObserver, session: Session) -> None:
         self._call = call
-        self._inbox = SignalInbox(call.slot, call.member, session.has)
+        self.inbox: SignalInbox = SignalInbox(call.slot, call.member, session.has)
         self._attempt = call.random_bytes(8).hex()
         self._sent: Counter[Member] = Counter()
         self._known: frozenset[Member] = frozenset()
@@ -92,7 +92,7 @@ class Signalling:
         call = self._call
         if message.type != SIGNAL_TYPE or message.content.get("room_id") != call.slot.room_id:
             return
-        verdict = self._inbox.receive(
+        verdict = self.inbox.receive(
             message.content,
             call.now(),
             sender=message.sender,
@@ -113,6 +113,6 @@ class Signalling:
         """Deliver what was held for members that are in the session now; the foci know them already."""
         present = frozenset(members)
         for member in sorted(present - self._known, key=lambda m: m.order):
-            for signal in self._inbox.member_joined(member, self._call.now()):
+            for signal in self.inbox.member_joined(member, self._call.now()):
                 self._call.on_signal(signal)
         self._known = present

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtcfoci.cli.account import add_account_options, connect_account
-from rtcfoci.cli.options import EXIT_NEGATIVE, EXIT_OK, Parser, current, seconds
+from rtcfoci.cli.options import EXIT_NEGATIVE, EXIT_OK, Parser, current, printable, seconds
 from rtcfoci.errors import BackendError, UsageError
 from rtcfoci.plugin.manager import PluginManager
 
@@ -91,9 +91,27 @@ def run(arguments: list[str]) -> int:
         help="open an existing closed slot where our power permits (auto, the default)",
     )
     parser.add_argument(
+        "--selection",
+        metavar="NAME",
+        help="selection policy, as `rtcfoci plugins` lists them (default: what fits the focus)",
+    )
+    parser.add_argument(
         "--allow-insecure",
         action="store_true",
         help="in an encrypted room, accept focus types that protect media or data less",
+    )
+    parser.add_argument(
+        "--ring",
+        action="append",
+        default=[],
+        metavar="WHO",
+        help="if we begin the call, ring this user, or `room` for everybody; may be repeated",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="record what goes into the core and what comes out in a new file, for `replay`",
     )
     parser.add_argument(
         "--ignore",
@@ -169,8 +187,9 @@ async def _join(options: argparse.Namespace) -> int:
 async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asyncio.Event) -> int:
     from rtcfoci.call.join import join
     from rtcfoci.call.prometheus import PrometheusExporter
-    from rtcfoci.call.sessions import find_dialect
+    from rtcfoci.call.sessions import find_dialect, find_selection_policy
     from rtcfoci.cli.monitor import JsonReporter, TableReporter
+    from rtcfoci.lab.saving import require_new_file
     from rtcfoci.media.specs import check_folder, check_source, open_source
 
     # What is misspelt or missing here is told before anything is asked of the homeserver.
@@ -180,10 +199,14 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
         manager.focus_type(name)
     if options.dialect is not None:
         find_dialect(manager, options.dialect)
+    if options.selection is not None:
+        find_selection_policy(manager, options.selection)
     for spec in options.source:
         check_source(spec)
     if options.record is not None:
         check_folder(options.record)
+    if options.trace is not None:
+        require_new_file(options.trace)
     exporter = None if options.metrics_port is None else PrometheusExporter()
     sources = [open_source(spec) for spec in options.source]
     announce = {kind for source in sources for kind in source.hubs}
@@ -204,16 +227,22 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
             announce=announce,
             dialect=options.dialect,
             force=options.force,
+            selection=options.selection,
             open_slot=options.open_slot,
             allow_insecure=options.allow_insecure,
             lifecycle=_lifecycle(options.leave_delay),
             plugins=manager,
+            trace=options.trace,
         ) as call:
             joined.set()
+            for remark in call.remarks:
+                sys.stderr.write(f"note: {printable(remark)}\n")
             if exporter is not None:
                 exporter.add(call)
             reporter = JsonReporter(call) if current().json else TableReporter(call)
             try:
+                if options.ring and not call.participants:
+                    await call.ring(None if "room" in options.ring else options.ring)
                 return await _take_part(call, options, sources, reporter, stopped)
             finally:
                 reporter.close()

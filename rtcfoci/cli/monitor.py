@@ -239,6 +239,8 @@ def describe(event: ev.CallEvent) -> str:
             return f"{condition.code}: {condition.what} {condition.cause}. {condition.remedy}"
         case ev.ConditionCleared(condition):
             return f"{condition.code} is over"
+        case ev.CallDeclined(user_id, _):
+            return f"{user_id} declined our call"
         case ev.CallEnded(condition):
             return f"the call is over{': ' + condition.what if condition else ''}"
     return ""
@@ -275,6 +277,8 @@ def _fields(event: ev.CallEvent) -> dict[str, object]:
             return {"focus": focus_type, "reason": reason}
         case ev.ConditionRaised(condition) | ev.ConditionCleared(condition):
             return _condition(condition)
+        case ev.CallDeclined(user_id, event_id):
+            return {"user_id": user_id, "event_id": event_id}
         case ev.CallEnded(condition):
             return _condition(condition) if condition else {}
     return {}

@@ -19,7 +19,7 @@ from rtcfoci.lab.report import Fold, codes
 from rtcfoci.lab.roomfile import read_room_file
 from rtcfoci.plugin.manager import PluginManager
 
-__all__ = ["run"]
+__all__ = ["check_moment", "read_text", "run", "slot_of"]
 
 _LATEST_MS = 2**53 - 1
 
@@ -40,16 +40,11 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--each", action="store_true", help="print what each event changes as well")
     options = parser.parse_args(arguments)
     now_ts_ms = time.time_ns() // 1_000_000 if options.now_ms is None else options.now_ms
-    if not 0 <= now_ts_ms <= _LATEST_MS:
-        raise UsageError(
-            f"--now-ms {now_ts_ms} is no time.",
-            why="it is milliseconds since 1970",
-            do="write a number from 0 to 2^53 - 1",
-        )
-    file = read_room_file(_text(options.file), now_ts_ms)
+    check_moment(now_ts_ms)
+    file = read_room_file(read_text(options.file), now_ts_ms)
     fold = Fold(
         file,
-        _slot(options.slot, file.room_id),
+        slot_of(options.slot, file.room_id),
         installed_dialects(plugins),
         policies[options.policy],
         now_ts_ms,
@@ -64,7 +59,18 @@ def run(arguments: list[str]) -> int:
     return EXIT_OK
 
 
-def _text(file: str) -> str:
+def check_moment(now_ts_ms: int) -> None:
+    """Check what `--now-ms` says. :raises UsageError: when it is no time."""
+    if not 0 <= now_ts_ms <= _LATEST_MS:
+        raise UsageError(
+            f"--now-ms {now_ts_ms} is no time.",
+            why="it is milliseconds since 1970",
+            do="write a number from 0 to 2^53 - 1",
+        )
+
+
+def read_text(file: str) -> str:
+    """Read a file, or standard input for `-`. :raises UsageError: when it cannot be read, or is no text."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig")
@@ -80,7 +86,8 @@ def _text(file: str) -> str:
         ) from error
 
 
-def _slot(slot_id: str, room_id: str) -> Slot:
+def slot_of(slot_id: str, room_id: str) -> Slot:
+    """Take a slot id apart. :raises UsageError: when it is none."""
     application, hash_sign, name = slot_id.partition("#")
     if not (application and hash_sign and name):
         raise UsageError(

@@ -109,6 +109,11 @@ _KINDS = (
         remedy="Install or accept a focus type that the member uses.",
     ),
     ConditionKind(
+        code="selection_failed",
+        what="The selection policy cannot choose a focus: we publish on the first of those we accept.",
+        remedy="Accept a focus type that the members use, or choose another selection policy.",
+    ),
+    ConditionKind(
         code="focus_failed",
         what="A focus could not be reached or failed.",
         remedy="Nothing to do: the next one is tried.",
@@ -137,6 +142,26 @@ _KINDS = (
     ConditionKind(
         code="signal_refused",
         what="Signalling was refused because it is not from that member's device, or not encrypted.",
+        remedy="If it persists, the member's client or homeserver is faulty or hostile.",
+    ),
+    ConditionKind(
+        code="media_key_missing",
+        what="A member's media cannot be decrypted: its media key has not come.",
+        remedy="Nothing to do: it sends one when it sees us. If it persists, have that member join again.",
+    ),
+    ConditionKind(
+        code="media_key_failed",
+        what="A member's media does not open with the media key that it sent.",
+        remedy="If it persists, have that member join again.",
+    ),
+    ConditionKind(
+        code="media_key_undelivered",
+        what="Our media key does not reach a member, who cannot decrypt what we send.",
+        remedy="Nothing to do: it is sent again. That member needs a client with encryption.",
+    ),
+    ConditionKind(
+        code="media_key_refused",
+        what="A media key was refused because it is not from that member's device, or not encrypted.",
         remedy="If it persists, the member's client or homeserver is faulty or hostile.",
     ),
     ConditionKind(

@@ -177,6 +177,8 @@ class RaiseCondition:
 
     code: str
     cause: str
+    subject: str = ""
+    """What it is about; empty for the call as a whole."""
     retry_at_s: float | None = None
 
 
@@ -185,6 +187,7 @@ class ClearCondition:
     """A condition no longer holds."""
 
     code: str
+    subject: str = ""
 
 
 Output: TypeAlias = Effect | RaiseCondition | ClearCondition

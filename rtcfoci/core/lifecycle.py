@@ -206,7 +206,7 @@ class Lifecycle(Beliefs):
         self._seen_id, self._seen_ts_ms = event_id, created_ts_ms
         if event_id == self._event_id:
             self._doubt_at_s, self._doubts = inf, 0
-        if event_id == self._first_event_id:
+        if event_id == self._first_event_id and self._created_ts_ms is not None:
             self._created_ts_ms = created_ts_ms
         return self._advance(now)
 

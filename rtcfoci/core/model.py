@@ -74,13 +74,12 @@ class Member:
     """Sticky dialects: random per join. State dialects: `@user:server:DEVICE`."""
 
     @property
-    def order(self) -> tuple[bytes, bytes, bytes]:
-        """Total order by UTF-8 bytes of (user id, device id, member id); the same for everybody."""
-        return (
-            self.user_id.encode("utf-8", "surrogatepass"),
-            (self.device_id or "").encode("utf-8", "surrogatepass"),
-            self.member_id.encode("utf-8", "surrogatepass"),
-        )
+    def order(self) -> tuple[str, str, str]:
+        """Total order by UTF-8 bytes of (user id, device id, member id); the same for everybody.
+
+        Python compares text by code points, which is the order of their UTF-8 bytes.
+        """
+        return self.user_id, self.device_id or "", self.member_id
 
     def __str__(self) -> str:
         return f"{self.user_id}/{self.device_id or '?'}"
@@ -129,6 +128,8 @@ class Membership:
     """Whether the event came encrypted."""
     claims: tuple[int, int] | None = None
     """When the sender says it joined and expires, where that lies beyond what is believed."""
+    claimed_id: str | None = None
+    """The member id that a state membership names, where it is not the one of its dialect."""
     more: JsonObject = field(default_factory=dict)
     """Fields of the event that its dialect does not know; written again as they are."""
     extended: int = 0

@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from rtcfoci.core.model import Membership, SlotStatus
+from rtcfoci.core.slots import SLOT_EVENT_TYPES
 from rtcfoci.errors import Problem
 
-__all__ = ["DEPLOYED", "POLICIES", "STRICT", "TOLERANT", "ReadingPolicy", "Refuses", "RoomView"]
+__all__ = [
+    "DEPLOYED",
+    "POLICIES",
+    "STATE_TYPE",
+    "STICKY_TYPE",
+    "STRICT",
+    "TOLERANT",
+    "ReadingPolicy",
+    "Refuses",
+    "RoomView",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +33,8 @@ class RoomView:
     """What the room says that bears on who counts."""
 
     slot_status: SlotStatus = SlotStatus.ABSENT
-    slot_encrypted: bool = False
-    """Whether the slot asks its members for encryption."""
+    slot_encrypted: bool | None = False
+    """Whether the slot asks its members for encryption; None when what it says of it is malformed."""
     room_encrypted: bool = False
 
 
@@ -42,7 +53,19 @@ class ReadingPolicy:
     keeps_first_time: bool = True
     """A sticky member joined with the first event of its chain; else with the current one."""
     believes_claims: bool = False
-    """`created_ts` and `expires` of state count as claimed, however far away they are."""
+    """`created_ts`, `expires` and `membershipID` of state count as claimed, whatever they say."""
+    reads_otherwise: bool = False
+    """An event counts as what deployed readers take it for (`Leave.otherwise`, `Problems.otherwise`)."""
+    keeps_redactions: bool = True
+    """An event that was redacted before it came, or that comes again, stays redacted."""
+    key_is_member_id: bool = False
+    """A sticky member counts only under its own member id as sticky key."""
+    sticky_hides_state: bool = False
+    """A current sticky event, whoever sent it, hides the state that has its sticky key for a state key."""
+    slot_types: tuple[str, ...] = SLOT_EVENT_TYPES
+    """The event types in which a slot is looked for."""
+    slot_status_required: bool = True
+    """Whether a slot event without `status`, as they were before 2026-07, is of a closed slot."""
 
 
 _NOT_COUNTED = {
@@ -66,12 +89,12 @@ def _refuses_nobody(membership: Membership, event_type: str, room: RoomView) -> 
 
 _DEPLOYED_STATE = ("D2", "D3")
 _DEPLOYED_STICKY = ("D6", "D6/D7")
-_DEPLOYED_TYPES = ("org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member")
-"""The stable names are read by nobody yet."""
+STATE_TYPE, STICKY_TYPE = "org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member"
+"""The event types of deployed clients: the stable names are read by nobody yet."""
 
 
 def _as_deployed(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
-    if event_type not in _DEPLOYED_TYPES:
+    if event_type not in (STATE_TYPE, STICKY_TYPE):
         return Problem("dialect_not_counted", f"this policy does not count {event_type[:80]}")
     if membership.dialect in _DEPLOYED_STICKY:
         return _SLOT_CLOSED if room.slot_status is SlotStatus.CLOSED else None
@@ -81,7 +104,7 @@ def _as_deployed(membership: Membership, event_type: str, room: RoomView) -> Pro
 def _as_written(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
     if membership.dialect not in ("D7", "D6/D7"):
         return _not_counted(membership.dialect)
-    if room.slot_status is not SlotStatus.OPEN:
+    if room.slot_status is not SlotStatus.OPEN or room.slot_encrypted is None:
         return _SLOT_ABSENT if room.slot_status is SlotStatus.ABSENT else _SLOT_CLOSED
     if room.room_encrypted:
         if not room.slot_encrypted:
@@ -96,11 +119,15 @@ DEPLOYED = ReadingPolicy(
     one_per_device=False,
     keeps_first_time=False,
     believes_claims=True,
+    reads_otherwise=True,
+    keeps_redactions=False,
+    sticky_hides_state=True,
+    slot_types=SLOT_EVENT_TYPES[:1],
 )
 """As matrix-js-sdk 43 reads: D2, D3, D6 and the superset; an absent slot is open, a closed one hides
 sticky members only."""
-STRICT = ReadingPolicy(name="strict", refuses=_as_written)
+STRICT = ReadingPolicy(name="strict", refuses=_as_written, key_is_member_id=True)
 """As MSC4143 says (text of 2026-07-24): D7 and the superset, in an open slot, encrypted as the room is."""
-TOLERANT = ReadingPolicy(name="tolerant", refuses=_refuses_nobody)
+TOLERANT = ReadingPolicy(name="tolerant", refuses=_refuses_nobody, slot_status_required=False)
 """Every dialect, whatever the slot says: what a participant goes by, so as to miss nobody."""
 POLICIES: tuple[ReadingPolicy, ...] = (DEPLOYED, STRICT, TOLERANT)

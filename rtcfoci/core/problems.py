@@ -1,4 +1,5 @@
-"""The published codes of everything that can be wrong with a membership event, or keep it from counting.
+"""The published codes of everything that can be wrong with a membership event or a notification, or keep it
+from counting.
 
 In: the table, from which the page of the documentation is made. Out: who finds the problems (`dialects`,
 `session`, `policies`; `rtcfoci.lab` with files), and conditions, which are about a call.
@@ -24,8 +25,10 @@ class About(Enum):
     """The event cannot be used."""
     NOT_COUNTED = "not counted"
     """The event can be read, and is not behind a member."""
+    NOTIFICATION = "notification"
+    """A notification can be read, and does not count; some codes of memberships are used as well."""
     DANGEROUS = "dangerous"
-    """The event crashes other people's clients."""
+    """The event crashes other people's clients, or keeps them busy without end."""
     FILE = "file"
     """Of a file of events, or of an entry in it."""
 
@@ -56,6 +59,7 @@ _MALFORMED = (
     ("not_sticky", "The dialect is one of sticky events, and this is none."),
     ("out_of_range", "A number is negative, or beyond what JSON holds in Matrix."),
     ("slot_mismatch", "The slot does not belong to the application."),
+    ("sticky_key_mismatch", "The sticky key is not the id that it has to be."),
     ("sticky_keys_differ", "The stable and the unstable sticky key differ."),
     ("too_deep", "The content is nested too deeply."),
     ("too_long", "A text is longer than any identifier of Matrix."),
@@ -79,10 +83,23 @@ _NOT_COUNTED = (
     ("slot_closed", "The slot is closed, or not encrypted as the room asks."),
     ("superseded", "A later event counts in its place: of the same key, or of the same device."),
 )
+_NOTIFICATION = (
+    ("already_joined", "We are in the call that it tells of."),
+    ("declined", "We declined it."),
+    ("left_since", "We left the call after it was sent."),
+    ("not_mentioned", "It does not mention us, or mentions the room without the power to."),
+    ("own_event", "We sent it ourselves."),
+    ("too_many", "More of them are current than are kept."),
+    ("unknown_membership", "The membership it refers to is not one of its sender's in this slot."),
+    ("withdrawn", "Its sender took it back."),
+)
 _DANGEROUS = (
     ("empty_foci_preferred", "A state membership lists no transport."),
     ("empty_published", "A sticky membership lists no transport."),
-    ("foreign_focus_active", "`focus_active` is of a type that deployed clients do not know."),
+    (
+        "endless_expires",
+        "`expires` is no number, or lies more than 24 days ahead: clients count the members without pause.",
+    ),
     ("no_foci_preferred", "A state membership has no list of transports."),
     (
         "unknown_focus_selection",
@@ -103,6 +120,7 @@ KINDS: Mapping[str, ProblemKind] = MappingProxyType(
         for about, rows in (
             (About.MALFORMED, _MALFORMED),
             (About.NOT_COUNTED, _NOT_COUNTED),
+            (About.NOTIFICATION, _NOTIFICATION),
             (About.DANGEROUS, _DANGEROUS),
             (About.FILE, _FILE),
         )

@@ -7,7 +7,7 @@ Out: which event of a key is current, and time (`session`); the rule (`policies`
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,8 +21,8 @@ from rtcfoci.core.diffs import (
     MemberRefreshed,
     SessionDiff,
 )
-from rtcfoci.core.model import Member, Membership
-from rtcfoci.core.policies import ReadingPolicy, RoomView
+from rtcfoci.core.model import Member, Membership, SlotStatus
+from rtcfoci.core.policies import STATE_TYPE, STICKY_TYPE, ReadingPolicy, RoomView
 from rtcfoci.core.sticky import StickyKey
 from rtcfoci.errors import Problem
 
@@ -33,10 +33,14 @@ EntryKey: TypeAlias = tuple[str, str] | StickyKey
 _DeviceKey: TypeAlias = tuple[object, ...]
 """User id, device id, and the member id when the device is not known; under a policy that lists every
 membership of a device, user id, key and number."""
-_Place: TypeAlias = tuple[int, bytes, bytes, bytes]
+_Place: TypeAlias = tuple[int, str, str, str]
 """Time of joining, then `Member.order`."""
 _Newness: TypeAlias = tuple[int, str, EntryKey, int]
 """Sorts the memberships of one device: the last joined is the last. Ends with key and number."""
+
+
+_HIDDEN = Problem("superseded", "a sticky event has its state key for a sticky key")
+_KEY_MISMATCH = Problem("sticky_key_mismatch", "its sticky key is not its member.id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,10 @@ class _Live:
     """A current membership for this slot that has not expired."""
 
     membership: Membership
+    key: EntryKey
+    number: int
+    """Which of the key's memberships this is."""
     device: _DeviceKey
-    newness: _Newness
     refused: Problem | None
     """Why the policy does not count it."""
 
@@ -57,9 +63,12 @@ class Roster:
         self.policy = policy
         self.room: RoomView = RoomView()
         self._live: dict[EntryKey, Sequence[_Live]] = {}
-        self._of_device: dict[_DeviceKey, list[_Newness]] = {}
+        self._of_device: dict[_DeviceKey, tuple[_Live, ...]] = {}
+        """What counts of a device; what joined last is the last."""
         self._of_user: dict[str, dict[_DeviceKey, None]] = {}
         self._in_room: set[str] = set()
+        self._sticky_keys: dict[str, set[StickyKey]] = {}
+        """By text, the sticky keys that hold something: where the policy lets them hide state."""
         self._shown: dict[_DeviceKey, Membership] = {}
         self._order: list[tuple[_Place, _DeviceKey]] = []
         """Who is shown, in order; up to date once `members` was asked for."""
@@ -89,20 +98,20 @@ class Roster:
         """Give back the membership of a device, None when it has none."""
         if self.policy.one_per_device:
             return self._shown.get((user_id, device_id, ""))
-        return next((m for m in self._listed(user_id) if m.member.device_id == device_id), None)
+        return next((m for m in self.of_user(user_id) if m.member.device_id == device_id), None)
 
     def has(self, member: Member) -> bool:
         """Tell whether exactly this member, member id included, is in."""
         if self.policy.one_per_device:
             shown = self._shown.get(_device_key(member))
             return shown is not None and shown.member == member
-        return any(m.member == member for m in self._listed(member.user_id))
+        return any(m.member == member for m in self.of_user(member.user_id))
 
     def shows(self, key: EntryKey, number: int) -> bool:
         """Tell whether this membership of a key is a member."""
         live = self._live[key][number]
         shown = self._shown.get(live.device)
-        return shown is not None and self._of_device[live.device][-1] == live.newness
+        return shown is not None and self._of_device[live.device][-1] is live
 
     def live(self, key: EntryKey) -> Sequence[Membership]:
         """Give back what a key says now."""
@@ -117,9 +126,10 @@ class Roster:
         """How many keys say something now."""
         return len(self._live)
 
-    def _listed(self, user_id: str) -> list[Membership]:
+    def of_user(self, user_id: str) -> tuple[Membership, ...]:
+        """Give back every membership of a user that is a member."""
         devices = self._of_user.get(user_id, ())
-        return [self._shown[device] for device in devices if device in self._shown]
+        return tuple(self._shown[device] for device in devices if device in self._shown)
 
     # What it is told
 
@@ -143,7 +153,9 @@ class Roster:
             self._live[key] = now
         for live in now:
             if live.refused is None:
-                insort(self._of_device.setdefault(live.device, []), live.newness)
+                others = self._of_device.get(live.device, ())
+                at = bisect_left(others, _newness(live), key=_newness)
+                self._of_device[live.device] = (*others[:at], live, *others[at:])
                 self._of_user.setdefault(live.membership.member.user_id, {})[live.device] = None
         kept = [live.device for live in now]
         for live in before:
@@ -165,26 +177,54 @@ class Roster:
         if room == self.room:
             return
         self.room = room
-        for key, held in tuple(self._live.items()):
-            kind = event_type_of(key)
-            if any(
-                live.refused != self.policy.refuses(live.membership, kind, room) for live in held
-            ):
-                self.put(key, [live.membership for live in held], LeftReason.SLOT, diffs)
+        for key in tuple(self._live):
+            self._judge_again(key, LeftReason.SLOT, diffs)
+
+    def set_sticky(self, key: StickyKey, holds: bool, diffs: list[SessionDiff]) -> None:
+        """Take note that a sticky key holds something or not, under a policy by which it hides state."""
+        if key[1] != STICKY_TYPE:
+            return
+        same = self._sticky_keys.setdefault(key[2], set())
+        (same.add if holds else same.discard)(key)
+        if not same:
+            del self._sticky_keys[key[2]]
+        self._judge_again((STATE_TYPE, key[2]), LeftReason.REPLACED, diffs)
+
+    def refusal(self, key: EntryKey, membership: Membership) -> Problem | None:
+        """Say why a membership does not count here, whatever else it says; None when it does."""
+        policy, room = self.policy, self.room
+        if len(key) == 3:
+            if policy.key_is_member_id and key[2] != membership.member.member_id:
+                return _KEY_MISMATCH
+        elif (
+            policy.sticky_hides_state
+            and key[1] in self._sticky_keys
+            and room.slot_status is not SlotStatus.CLOSED
+        ):
+            return _HIDDEN
+        return policy.refuses(membership, event_type_of(key), room)
+
+    def _judge_again(self, key: EntryKey, reason: LeftReason, diffs: list[SessionDiff]) -> None:
+        held = self._live.get(key, ())
+        if any(live.refused != self.refusal(key, live.membership) for live in held):
+            self.put(key, [live.membership for live in held], reason, diffs)
 
     def _judge(self, key: EntryKey, number: int, membership: Membership) -> _Live:
         member = membership.member
         return _Live(
             membership,
+            key,
+            number,
             _device_key(member) if self.policy.one_per_device else (member.user_id, *key, number),
-            (membership.created_ts_ms, membership.event_id, key, number),
-            self.policy.refuses(membership, event_type_of(key), self.room),
+            self.refusal(key, membership),
         )
 
     def _drop(self, live: _Live) -> None:
-        newnesses = self._of_device[live.device]
-        del newnesses[bisect_left(newnesses, live.newness)]
-        if not newnesses:
+        held = self._of_device[live.device]
+        at = bisect_left(held, _newness(live), key=_newness)
+        if len(held) > 1:
+            self._of_device[live.device] = held[:at] + held[at + 1 :]
+        else:
             del self._of_device[live.device]
             user_id = live.membership.member.user_id
             devices = self._of_user[user_id]
@@ -195,12 +235,9 @@ class Roster:
     def _show(self, device: _DeviceKey, reason: LeftReason, diffs: list[SessionDiff]) -> None:
         """Bring what is shown of a device in line with its newest membership, and say what changed."""
         old = self._shown.get(device)
-        newnesses = self._of_device.get(device)
-        new = None
-        if newnesses and device[0] in self._in_room:
-            _, _, key, number = newnesses[-1]
-            new = self._live[key][number].membership
-        if old == new:
+        held = self._of_device.get(device)
+        new = held[-1].membership if held and device[0] in self._in_room else None
+        if old is new or (old and new and old.event_id == new.event_id and old == new):
             return
         if new is not None:
             self._shown[device] = new
@@ -226,6 +263,11 @@ def event_type_of(key: EntryKey) -> str:
 
 def _device_key(member: Member) -> _DeviceKey:
     return member.user_id, member.device_id, "" if member.device_id else member.member_id
+
+
+def _newness(live: _Live) -> _Newness:
+    membership = live.membership
+    return membership.created_ts_ms, membership.event_id, live.key, live.number
 
 
 def _place(membership: Membership) -> _Place:

@@ -34,9 +34,9 @@ from rtcfoci.core.diffs import (
 )
 from rtcfoci.core.model import Member, Membership, Now, RoomEvent, Slot, SlotStatus
 from rtcfoci.core.policies import TOLERANT, ReadingPolicy, RoomView
-from rtcfoci.core.roster import EntryKey, Roster, event_type_of
+from rtcfoci.core.roster import EntryKey, Roster
 from rtcfoci.core.slots import SLOT_EVENT_TYPES, asks_encryption, read_slot
-from rtcfoci.core.sticky import StickyKey, StickyMap, read_sticky_key, sticky_expires_ts_ms
+from rtcfoci.core.sticky import StickyKey, StickyMap, filing_key, sticky_expires_ts_ms
 from rtcfoci.errors import Problem
 
 __all__ = [
@@ -52,10 +52,11 @@ __all__ = [
     "SlotChanged",
 ]
 
-_MAX_EARLY_REDACTIONS = 256
-"""How many redactions are remembered for events that may still come, or come again."""
+_MAX_REDACTIONS = 256
+"""How many redactions are remembered: for events that may still come, or come again."""
 
 
+_NEVER_TS_MS = 2**60
 _REDACTED = Leave(dialect="")
 """What a redacted event says: the server empties it."""
 _Rank: TypeAlias = tuple[int, str]
@@ -92,7 +93,9 @@ class Session:
         self._chain_ts_ms: dict[StickyKey, int] = {}
         """When the present join of a sticky key began."""
         self._expiries: list[tuple[int, EntryKey]] = []
-        self._early_redactions: dict[str, None] = {}
+        self._redacted: dict[str, None] = {}
+        self._slot_says: dict[str, object] = {}
+        """The content of the slot event of each type."""
 
     @property
     def policy(self) -> ReadingPolicy:
@@ -136,6 +139,14 @@ class Session:
         """Tell whether exactly this member, member id included, is in the session."""
         return self._roster.has(member)
 
+    def of_user(self, user_id: str) -> tuple[Membership, ...]:
+        """Give back the members that are devices of a user."""
+        return self._roster.of_user(user_id)
+
+    def in_room(self, user_id: str) -> bool:
+        """Tell whether a user is joined to the room."""
+        return self._roster.in_room(user_id)
+
     def handle_timer(self, now: Now) -> tuple[SessionDiff, ...]:
         """Let go of what has expired."""
         diffs: list[SessionDiff] = []
@@ -157,9 +168,10 @@ class Session:
             content: object = event.content
             joined = isinstance(content, dict) and content.get("membership") == "join"
             self._roster.set_in_room(event.state_key, joined, diffs)
-        elif event.type in SLOT_EVENT_TYPES and event.state_key == self.slot.slot_id:
+        elif event.type in self.policy.slot_types and event.state_key == self.slot.slot_id:
             if self._supersede((event.type, event.state_key), event):
-                self._slot_event(event.type, event.content, diffs)
+                content = {} if self._stays_redacted(event) else event.content
+                self._slot_event(event.type, content, diffs)
         elif event.type == "m.room.encryption" and event.state_key == "":
             # Encryption is never switched off again (Matrix, m.room.encryption).
             self._roster.look(replace(self.room, room_encrypted=True), diffs)
@@ -183,21 +195,27 @@ class Session:
             self._follow_sticky(sticky_key, _why(parsed), diffs)
 
     def _parse(self, readers: list[Dialect], event: RoomEvent) -> Parsed:
-        if event.event_id in self._early_redactions:
+        if self._stays_redacted(event):
             return _REDACTED
         content: object = event.content
         if not isinstance(content, dict):
             return Problems((Problem("wrong_type", "content is not an object"),))
-        return parse_event(readers, event, self.slot.room_id)
+        parsed = parse_event(readers, event, self.slot.room_id)
+        if self.policy.reads_otherwise and isinstance(parsed, (Leave, Problems)):
+            return parsed.otherwise or parsed
+        return parsed
+
+    def _stays_redacted(self, event: RoomEvent) -> bool:
+        return self.policy.keeps_redactions and event.event_id in self._redacted
 
     def _sticky_key(self, event: RoomEvent) -> StickyKey | None:
         content: object = event.content
         if event.type not in self._sticky_types or not isinstance(content, dict):
             return None
-        if event.event_id in self._early_redactions:
+        if self._stays_redacted(event):
             return None
-        key = read_sticky_key(content)
-        return None if isinstance(key, Problem) else (event.sender, event.type, key)
+        key = filing_key(content)
+        return None if key is None else (event.sender, event.type, key)
 
     def _supersede(self, key: EntryKey, event: RoomEvent) -> bool:
         """Make an event the current one of its state key; False when it is that already.
@@ -221,6 +239,8 @@ class Session:
         has expired since is remembered in `_chain_ts_ms`.
         """
         history = self._sticky.history(key)
+        if self.policy.sticky_hides_state:
+            self._roster.set_sticky(key, bool(history), diffs)
         winner = history[0].value if history else None
         if not isinstance(winner, Membership):
             if winner is None or isinstance(winner, Leave):
@@ -243,10 +263,13 @@ class Session:
         self._roster.put(key, ours, reason, diffs)
 
     def _redact(self, event_id: str, diffs: list[SessionDiff]) -> None:
-        self._early_redactions[event_id] = None
-        if len(self._early_redactions) > _MAX_EARLY_REDACTIONS:
-            del self._early_redactions[next(iter(self._early_redactions))]
-        state_key = self._state_key_of.get(event_id)
+        self._redacted[event_id] = None
+        if len(self._redacted) > _MAX_REDACTIONS:
+            del self._redacted[next(iter(self._redacted))]
+        state_key = self._state_key_of.pop(event_id, None)
+        if state_key is not None:
+            # A copy of the event that comes again is another event.
+            self._state[state_key] = (self._state[state_key][0], "")
         if state_key is not None and state_key[0] in SLOT_EVENT_TYPES:
             self._slot_event(state_key[0], {}, diffs)
         elif state_key is not None:
@@ -258,14 +281,11 @@ class Session:
 
     def _slot_event(self, event_type: str, content: object, diffs: list[SessionDiff]) -> None:
         # The stable and the unstable type may both be there: the newer one counts.
-        ranks = {
-            kind: rank
-            for kind in SLOT_EVENT_TYPES
-            if (rank := self._state.get((kind, self.slot.slot_id))) is not None
-        }
-        if max(ranks, key=ranks.__getitem__) != event_type:
-            return
-        status = read_slot(content, self.slot.application)
+        self._slot_says[event_type] = content
+        slot_id = self.slot.slot_id
+        content = self._slot_says[max(self._slot_says, key=lambda t: self._state[t, slot_id])]
+        required = self.policy.slot_status_required
+        status = read_slot(content, self.slot.application, status_required=required)
         if status is not self.room.slot_status:
             diffs.append(SlotChanged(status))
         encrypted = asks_encryption(content)
@@ -331,7 +351,9 @@ class Session:
             key = self._sticky_key(event)
             history = self._sticky.history(key) if key is not None else ()
             current_id = history[0].event_id if history else ""
-        if parsed is _REDACTED:
+        if parsed is _REDACTED or (
+            event.event_id in self._redacted and current_id != event.event_id
+        ):
             return (_WAS_REDACTED,)
         if key is None or current_id != event.event_id:
             over = event.state_key is None and sticky_expires_ts_ms(event) <= now.ts_ms
@@ -355,7 +377,7 @@ class Session:
                 found[_EXPIRED] = None
             if not self._roster.in_room(membership.member.user_id):
                 found[_NOT_JOINED] = None
-            refused = self.policy.refuses(membership, event_type_of(key), self.room)
+            refused = self._roster.refusal(key, membership)
             if refused is not None:
                 found[refused] = None
         return tuple(found) or (_SUPERSEDED,)
@@ -372,7 +394,17 @@ def _said(parsed: Parsed) -> Sequence[Membership]:
 
 
 def _as_claimed(membership: Membership) -> Membership:
-    if membership.claims is None:
+    claims = membership.claims or (membership.created_ts_ms, membership.expires_ts_ms)
+    created_ts_ms, expires_ts_ms = claims
+    if membership.claims is None and membership.claimed_id is None and expires_ts_ms:
         return membership
-    created_ts_ms, expires_ts_ms = membership.claims
-    return replace(membership, created_ts_ms=created_ts_ms, expires_ts_ms=expires_ts_ms)
+    member = membership.member
+    if membership.claimed_id is not None:
+        member = replace(member, member_id=membership.claimed_id)
+    return replace(
+        membership,
+        member=member,
+        created_ts_ms=created_ts_ms,
+        # matrix-js-sdk 43 takes an end at exactly 0 for none at all.
+        expires_ts_ms=expires_ts_ms or _NEVER_TS_MS,
+    )

@@ -16,10 +16,13 @@ SLOT_EVENT_TYPES: tuple[str, ...] = ("org.matrix.msc4143.rtc.slot", "m.rtc.slot"
 _PER_MEMBER = {"type": "org.matrix.msc4143.per_member"}
 
 
-def read_slot(content: object, application: str | None = None) -> SlotStatus:
+def read_slot(
+    content: object, application: str | None = None, *, status_required: bool = False
+) -> SlotStatus:
     """Read the content of a slot event that exists.
 
     :param application: the type that the slot id stands for; another one in the content closes it.
+    :param status_required: whether the content of before 2026-07, without `status`, closes it.
     """
     found = content.get("application") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(found, dict):
@@ -28,12 +31,16 @@ def read_slot(content: object, application: str | None = None) -> SlotStatus:
     if not isinstance(kind, str) or application not in (None, kind):
         return SlotStatus.CLOSED
     # Before 2026-07 there was no status: an application meant open.
-    return SlotStatus.OPEN if content.get("status", "open") == "open" else SlotStatus.CLOSED
+    status = content.get("status", None if status_required else "open")
+    return SlotStatus.OPEN if status == "open" else SlotStatus.CLOSED
 
 
-def asks_encryption(content: object) -> bool:
-    """Tell whether the slot asks its members for encryption (MSC4143, from 2026-07)."""
-    return isinstance(content, dict) and isinstance(content.get("encryption"), dict)
+def asks_encryption(content: object) -> bool | None:
+    """Tell whether the slot asks its members for encryption (MSC4143, from 2026-07); None if malformed."""
+    if not isinstance(content, dict) or "encryption" not in content:
+        return False
+    asked = content["encryption"]
+    return True if isinstance(asked, dict) and isinstance(asked.get("type"), str) else None
 
 
 def open_slot(slot: Slot, *, room_encrypted: bool, current: JsonObject | None = None) -> OwnEvent:

@@ -10,6 +10,7 @@ import heapq
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
 from rtcfoci.core.model import JsonObject, Now, RoomEvent
@@ -21,6 +22,7 @@ __all__ = [
     "StickyEntry",
     "StickyKey",
     "StickyMap",
+    "filing_key",
     "read_sticky_key",
     "sticky_expires_ts_ms",
 ]
@@ -50,6 +52,15 @@ def read_sticky_key(content: JsonObject) -> str | Problem:
     return key
 
 
+def filing_key(content: JsonObject) -> str | None:
+    """Take the key that an event is filed under, valid or not; None when it has none.
+
+    The unstable name, where there is one, is what deployed readers file by.
+    """
+    key = content.get("msc4354_sticky_key", content.get("sticky_key"))
+    return key if isinstance(key, str) and len(key) <= _MAX_KEY_LENGTH else None
+
+
 def _duration_ms(event: RoomEvent) -> int:
     return max(0, min(event.sticky_duration_ms or 0, MAX_DURATION_MS))
 
@@ -59,16 +70,16 @@ def sticky_expires_ts_ms(event: RoomEvent) -> int:
 
     The server's remaining time is preferred, because it knows nothing of our clock. Otherwise it
     starts at the earlier of receipt and the origin's time, so that a clock running ahead gains
-    nothing.
+    nothing. Without a duration an event is not sticky, whatever the server says of the rest.
     """
-    if event.sticky_ttl_ms is not None:
+    if event.sticky_ttl_ms is not None and _duration_ms(event):
         return event.received_ts_ms + max(0, min(event.sticky_ttl_ms, MAX_DURATION_MS))
     return min(event.received_ts_ms, event.origin_server_ts_ms) + _duration_ms(event)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class StickyEntry(Generic[_V]):
-    """One event of a key, with what it was read as. Entries sort as the winner rule says."""
+    """One event of a key, with what it was read as."""
 
     rank_ts_ms: int
     """Origin's time plus duration: the latest to expire wins."""
@@ -77,6 +88,9 @@ class StickyEntry(Generic[_V]):
     origin_server_ts_ms: int
     expires_ts_ms: int
     value: _V
+
+
+_rank = attrgetter("rank_ts_ms", "event_id")
 
 
 class StickyMap(Generic[_V]):
@@ -116,8 +130,7 @@ class StickyMap(Generic[_V]):
             value,
         )
         history = self._history.setdefault(full_key, [])
-        # Event ids are unique within the map, so that values are never compared.
-        insort(history, entry)
+        insort(history, entry, key=_rank)
         self._key_of[event.event_id] = full_key
         if len(history) > MAX_HISTORY:
             del self._key_of[history.pop(0).event_id]

@@ -6,7 +6,6 @@ showing the report (`rtcfoci.cli.session`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ from rtcfoci.core.policies import ReadingPolicy
 from rtcfoci.core.session import Session
 from rtcfoci.core.slots import SLOT_EVENT_TYPES
 from rtcfoci.errors import Problem
-from rtcfoci.lab.roomfile import FileEvent, RoomFile
+from rtcfoci.lab.roomfile import FileEvent, RoomFile, finite
 
 __all__ = ["Fold", "Step", "codes"]
 
@@ -133,31 +132,41 @@ class Fold:
             "backend_identity": backend_identity(
                 who, sticky=self._sticky.get(membership.event_id, False)
             ),
-            "transports": [_finite(transport.raw) for transport in membership.published],
+            "transports": [finite(transport.raw) for transport in membership.published],
             "dialect": membership.dialect,
             "event_id": membership.event_id,
         }
 
     def ignored(self) -> Iterator[tuple[FileEvent, Sequence[Problem]]]:
         """Go through the membership events that are not behind a member, each once, with the reasons."""
-        seen: set[str] = set()
+        # A copy of an event is not another, nor is the text of one that came encrypted.
+        seen = {membership.event_id for membership in self.session.members}
+        opened = {
+            e.event_id for e in self._file.events if e.event is not None and e.event.encrypted
+        }
         for entry in self._file.events:
+            if entry.event_id in seen or (entry.event_id in opened and _is_sealed(entry)):
+                continue
             problems = self._why(entry)
-            if problems and (entry.event_id is None or entry.event_id not in seen):
+            if problems:
                 yield entry, problems
-            if entry.event_id is not None:
-                seen.add(entry.event_id)
+                if entry.event_id is not None:
+                    seen.add(entry.event_id)
 
     def _why(self, entry: FileEvent) -> Sequence[Problem]:
         event = entry.event
         if event is None:
             ours = entry.type is None or entry.type in self._types or entry.type in _ROOM_TYPES
             return entry.problems if ours else ()
-        if event.type == "m.room.encrypted" and event.sticky_duration_ms is not None:
-            return (_ENCRYPTED,)
+        if _is_sealed(entry):
+            return (_ENCRYPTED,) if event.sticky_duration_ms is not None else ()
         if event.type not in self._types:
             return ()
         return self.session.explain(event, self._now)
+
+
+def _is_sealed(entry: FileEvent) -> bool:
+    return entry.event is not None and entry.event.type == "m.room.encrypted"
 
 
 def _joined(user_id: str) -> RoomEvent:
@@ -174,15 +183,6 @@ def _joined(user_id: str) -> RoomEvent:
 
 def _words(problem: Problem) -> dict[str, str]:
     return {"code": problem.code, "message": problem.message}
-
-
-def _finite(value: object) -> object:
-    """Copy a JSON value; numbers that JSON cannot write become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def codes(problems: Iterable[Problem]) -> str:

@@ -1,7 +1,7 @@
 """A room's events in a file: `{"room_id": ..., "events": [...]}`, read whatever it holds.
 
-In: the JSON text, and each event as the core takes it or what is wrong with it.
-Out: what the events mean (`report`).
+In: the JSON text, each event as the core takes it or what is wrong with it, and writing one.
+Out: what the events mean (`report`), and keeping the file of a live room (`saving`).
 
 Events are in the client format and in the order of their arrival. Beside what a server sends an event may
 have `received_ts_ms` (when it reached us) and, when it was decrypted, `encryption`
@@ -11,6 +11,7 @@ have `received_ts_ms` (when it reached us) and, when it was decrypted, `encrypti
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,17 @@ from rtcfoci.core.model import JsonObject, RoomEvent
 from rtcfoci.errors import Problem, UsageError
 from rtcfoci.matrix.sync import is_content, is_text, read_event
 
-__all__ = ["MAX_DEPTH", "FileEvent", "RoomFile", "read_room_file"]
+__all__ = [
+    "MAX_DEPTH",
+    "FileEvent",
+    "RoomFile",
+    "decode_json",
+    "finite",
+    "read_entry",
+    "read_room_file",
+    "read_room_object",
+    "write_event",
+]
 
 MAX_DEPTH = 512
 """Deeper nesting is refused: nothing in Matrix comes near it."""
@@ -58,6 +69,8 @@ class RoomFile:
 
     room_id: str
     events: Sequence[FileEvent]
+    saved_ts_ms: int | None = None
+    """Until when the room was followed, where the file says so."""
 
 
 def read_room_file(text: str, received_ts_ms: int) -> RoomFile:
@@ -66,29 +79,77 @@ def read_room_file(text: str, received_ts_ms: int) -> RoomFile:
     :param received_ts_ms: when events arrived that do not say so themselves.
     :raises UsageError: not JSON, nested too deeply, or of another shape; a bad event is only noted.
     """
+    return read_room_object(decode_json(text), received_ts_ms)
+
+
+def decode_json(text: str, *, do: str = _SHAPE) -> JsonObject:
+    """Read a JSON object that anybody may have written.
+
+    :param do: the remedy for people, when it is none.
+    :raises UsageError: not JSON, no object, or nested too deeply.
+    """
     depth = 0
     for token in _TOKENS.finditer(text):
         first = token[0][0]
         depth += (first in "[{") - (first in "]}")
         if depth > MAX_DEPTH:
-            raise _refused(f"it is nested deeper than {MAX_DEPTH} levels")
+            raise _refused(f"it is nested deeper than {MAX_DEPTH} levels", do)
     try:
         found = json.loads(text, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _refused(f"it is not JSON: {error}") from error
+        raise _refused(f"it is not JSON: {error}", do) from error
     if not isinstance(found, dict):
-        raise _refused("it is not an object")
+        raise _refused("it is not an object", do)
+    return found
+
+
+def read_room_object(found: JsonObject, received_ts_ms: int) -> RoomFile:
+    """Read a file's object. :raises UsageError: of another shape; a bad event is only noted."""
     room_id, events = found.get("room_id"), found.get("events")
     if not is_text(room_id) or not room_id:
         raise _refused("room_id is missing or not a string")
     if not isinstance(events, list):
         raise _refused("events is missing or not an array")
-    read = [_read(index, raw, received_ts_ms) for index, raw in enumerate(events)]
-    return RoomFile(room_id, read)
+    read = [read_entry(index, raw, received_ts_ms) for index, raw in enumerate(events)]
+    saved = found.get("saved_ts_ms")
+    return RoomFile(room_id, read, saved if isinstance(saved, int) and saved >= 0 else None)
 
 
-def _refused(why: str) -> UsageError:
-    return UsageError("The file cannot be used.", why=why, do=_SHAPE)
+def write_event(event: RoomEvent) -> dict[str, object]:
+    """Write an event as it stands in a file; read, it is the same again, but for its age."""
+    raw: dict[str, object] = {
+        "type": event.type,
+        "sender": event.sender,
+        "event_id": event.event_id,
+        "origin_server_ts": event.origin_server_ts_ms,
+        "received_ts_ms": event.received_ts_ms,
+        "content": finite(event.content),
+    }
+    if event.state_key is not None:
+        raw["state_key"] = event.state_key
+    if event.redacts is not None:
+        raw["redacts"] = event.redacts
+    if event.sticky_duration_ms is not None:
+        raw["msc4354_sticky"] = {"duration_ms": event.sticky_duration_ms}
+    if event.sticky_ttl_ms is not None:
+        raw["unsigned"] = {"msc4354_sticky_duration_ttl_ms": event.sticky_ttl_ms}
+    if event.encrypted:
+        device_id = event.encrypted_by_device_id
+        raw["encryption"] = {"sender_device_id": device_id, "bound": device_id is not None}
+    return raw
+
+
+def finite(value: object) -> object:
+    """Copy a JSON value; numbers that JSON cannot write become null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refused(why: str, do: str = _SHAPE) -> UsageError:
+    return UsageError("The file cannot be used.", why=why, do=do)
 
 
 def _integer(digits: str) -> int | float:
@@ -100,7 +161,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _read(index: int, raw: object, received_ts_ms: int) -> FileEvent:
+def read_entry(index: int, raw: object, received_ts_ms: int) -> FileEvent:
+    """Read one entry of a file, whatever it is."""
     if not isinstance(raw, dict):
         return FileEvent(index, raw, None, (Problem("bad_event", "it is not an object"),))
     received = raw.get("received_ts_ms", received_ts_ms)

@@ -15,6 +15,8 @@ from rtcfoci.matrix.http import Response
 __all__ = ["refused", "retry_after_ms"]
 
 MAX_WORDS = 300
+MAX_DEPTH = 32
+"""No refusal is nested deeper; what is becomes null."""
 
 _REMEDIES = {
     "M_UNKNOWN_TOKEN": "Log in again: the access token is no longer valid.",
@@ -72,11 +74,13 @@ def refused(what: str, answer: Response, secret: str = "") -> ClientError:
     )
 
 
-def _without(value: object, secret: str) -> object:
+def _without(value: object, secret: str, depth: int = MAX_DEPTH) -> object:
     if isinstance(value, str):
         return value.replace(secret, "...")
+    if isinstance(value, (dict, list)) and depth == 0:
+        return None
     if isinstance(value, dict):
-        return {k: _without(v, secret) for k, v in value.items()}
+        return {k: _without(v, secret, depth - 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_without(v, secret) for v in value]
+        return [_without(v, secret, depth - 1) for v in value]
     return value

@@ -163,11 +163,18 @@ async def _decode(raw: bytearray) -> dict[str, object] | list[object] | None:
 
 
 def _loads(raw: bytes | bytearray) -> object:
+    # A homeserver passes on what others nest and count: one message must not take the whole sync with it.
     try:
         return json.loads(raw)
     except RecursionError:
-        # A homeserver passes on what others nest: one message must not take the whole sync with it.
-        return json.loads(_flattened(raw.decode(errors="replace")))
+        return json.loads(_flattened(raw.decode(errors="replace")), parse_int=_integer)
+    except ValueError:
+        return json.loads(raw, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to read an integer of thousands of digits; no number of Matrix is beyond 2^53.
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
 def _flattened(text: str) -> str:

@@ -1,11 +1,12 @@
 """What a person at a command line wants of rooms: by name, made, entered, left, and who may do what.
 
-In: short functions over `CsClient`. Out: calls (`rtcfoci.call`), which need none of these.
+In: short functions over `CsClient`. Out: calls (`rtcfoci.call`), which need none of these; what power levels
+mean (`rtcfoci.core.power`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rtcfoci.core.model import JsonObject
 from rtcfoci.errors import ClientError
@@ -18,9 +19,7 @@ __all__ = [
     "joined_rooms",
     "leave_room",
     "power_levels",
-    "required_power",
     "resolve_alias",
-    "user_power",
 ]
 
 _V3 = "/_matrix/client/v3"
@@ -100,37 +99,6 @@ async def power_levels(client: MatrixClient, room_id: str) -> JsonObject:
         if error.errcode == "M_NOT_FOUND":
             return {}
         raise
-
-
-def user_power(levels: JsonObject, user_id: str) -> int:
-    """Read a user's power; creators of rooms of version 12 have more than any number, not said here."""
-    return _level(
-        _mapping(levels.get("users")).get(user_id), _level(levels.get("users_default"), 0)
-    )
-
-
-def required_power(levels: JsonObject, event_type: str, *, state: bool) -> int:
-    """Read the power that sending this type needs; without levels anybody in the room may."""
-    default = _level(levels.get("state_default"), 50 if levels else 0) if state else 0
-    if not state:
-        default = _level(levels.get("events_default"), 0)
-    return _level(_mapping(levels.get("events")).get(event_type), default)
-
-
-def _level(value: object, default: int) -> int:
-    """Read a level; old room versions allow integers as strings."""
-    if isinstance(value, bool):
-        return default
-    if isinstance(value, int):
-        return value
-    try:
-        return int(value) if isinstance(value, str) else default
-    except ValueError:
-        return default
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
 
 
 def _text(answer: JsonObject, name: str) -> str:

@@ -126,9 +126,19 @@ def rtcfoci_cli_commands() -> Iterable[CliCommand]:
         ),
         CliCommand(name="join", summary="take part in a call", run="rtcfoci.cli.join:run"),
         CliCommand(
+            name="lint",
+            summary="judge a membership event: its dialect, its faults, who sees the member",
+            run="rtcfoci.cli.lint:run",
+        ),
+        CliCommand(
             name="plugins",
             summary="what is installed, what it can do, what failed and why",
             run="rtcfoci.cli.plugins:run",
+        ),
+        CliCommand(
+            name="replay",
+            summary="feed the recording of a call through the core again",
+            run="rtcfoci.cli.replay:run",
         ),
         CliCommand(
             name="session",

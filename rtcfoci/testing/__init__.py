@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rtcfoci.testing.lobby import Lobby, Peer
     from rtcfoci.testing.memory_world import MemoryWorld
     from rtcfoci.testing.require import required, skip_or_fail
+    from rtcfoci.testing.selection_suite import SelectionConformance
     from rtcfoci.testing.stage import Participant, Stage
     from rtcfoci.testing.synapse import (
         SYNAPSE_VERSION,
@@ -44,6 +45,7 @@ __all__ = [
     "Participant",
     "Peer",
     "ReadingPolicyConformance",
+    "SelectionConformance",
     "Stage",
     "Synapse",
     "SynapseOptions",
@@ -66,6 +68,7 @@ _HOMES = {
     "BackendConformance": "conformance",
     "DialectConformance": "dialect_suite",
     "ReadingPolicyConformance": "dialect_suite",
+    "SelectionConformance": "selection_suite",
     "FakeContext": "context",
     "FakeNetwork": "context",
     "Lobby": "lobby",

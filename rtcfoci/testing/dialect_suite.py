@@ -36,10 +36,10 @@ from rtcfoci.core.policies import ReadingPolicy, RoomView
 from rtcfoci.core.problems import KINDS
 from rtcfoci.core.sticky import read_sticky_key
 from rtcfoci.errors import Problem
-from rtcfoci.plugin import DialectInfo, ReadingPolicyInfo, hookimpl
+from rtcfoci.plugin import DialectInfo, ReadingPolicyInfo
 from rtcfoci.plugin.builtin import rtcfoci_dialects
-from rtcfoci.plugin.manager import PluginInfo, PluginManager
 from rtcfoci.plugin.reference import resolve
+from rtcfoci.testing.descriptors import failures_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -103,7 +103,7 @@ class DialectConformance:
     # What it is
 
     def test_the_descriptor_is_sound(self) -> None:
-        assert not _failures("rtcfoci_dialects", self.dialect)
+        assert not failures_of("rtcfoci_dialects", self.dialect)
         made = self.made
         assert made.name == self.dialect.name, "descriptor and class have different names"
         assert made.event_types == self.dialect.event_types, "... and read different events"
@@ -267,7 +267,7 @@ class ReadingPolicyConformance:
     policy: ClassVar[ReadingPolicyInfo]
 
     def test_the_descriptor_is_sound(self) -> None:
-        assert not _failures("rtcfoci_reading_policies", self.policy)
+        assert not failures_of("rtcfoci_reading_policies", self.policy)
         assert isinstance(self._policy(), ReadingPolicy)
 
     def test_it_says_why_a_membership_does_not_count(self) -> None:
@@ -296,19 +296,6 @@ def _made(info: DialectInfo) -> WritableDialect:
     found = resolve(info.dialect, plugin=info.name)
     dialect: WritableDialect = found() if isinstance(found, type) else found  # type: ignore[assignment]
     return dialect
-
-
-def _failures(hook: str, descriptor: object) -> list[object]:
-    """Say what `rtcfoci plugins` would complain about."""
-
-    @hookimpl(specname=hook)
-    def offer() -> list[object]:
-        return [descriptor]
-
-    manager = PluginManager()
-    plugin = type("_Plugin", (), {"offer": staticmethod(offer)})
-    assert manager.add(PluginInfo("under test"), lambda: plugin)
-    return [failure.error for failure in manager.check().failures]
 
 
 def _check_codes(problems: Sequence[Problem]) -> None:

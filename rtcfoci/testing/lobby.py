@@ -30,6 +30,7 @@ from rtcfoci.call.call import Call
 from rtcfoci.call.events import CallEvent, DataReceived
 from rtcfoci.call.join import Focus, join
 from rtcfoci.core.model import Now
+from rtcfoci.matrix.connect import connect
 from rtcfoci.matrix.cs import CsClient
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import LocalTrack
@@ -112,8 +113,8 @@ class Peer:
 class Lobby:
     """A room in which the application under test and its peers meet.
 
-    :param encrypted: whether the room is. The foci in memory protect media by keys that this version does
-        not exchange: they are refused in an encrypted room unless `allow_insecure` says otherwise.
+    :param encrypted: whether the room is.
+    :param olm: whether everybody's client can encrypt, if the room is; takes matrix-nio.
     :param foci: what everybody accepts, in order.
     :param options: what the homeserver offers.
     """
@@ -122,6 +123,7 @@ class Lobby:
         self,
         *,
         encrypted: bool = False,
+        olm: bool = True,
         foci: Sequence[Focus] = ("memory.elected",),
         options: SynapseOptions | None = None,
         allow_insecure: bool = False,
@@ -133,8 +135,10 @@ class Lobby:
         self.plugins: PluginManager = PluginManager.load(plugins=(_TYPES,))
         self.room_id: str = ""
         self._encrypted = encrypted
+        self._olm = olm
         self._allow_insecure = allow_insecure
-        self._foci = foci
+        self.foci: Sequence[Focus] = self._in_world(foci)
+        """What everybody accepts, as `rtcfoci.join` takes it."""
         self._people: dict[str, Credentials] = {}
         self._stack = AsyncExitStack()
 
@@ -157,14 +161,23 @@ class Lobby:
         else:
             person = await self.homeserver.login(name, "secret")
         line = self.homeserver.line()
-        client = CsClient(
-            line,
-            homeserver_url=self.homeserver.base_url,
-            user_id=person.user_id,
-            device_id=person.device_id,
-            access_token=person.access_token,
-            wall_ts_ms=lambda: self.now().ts_ms,
-        )
+        if self._encrypted and self._olm:
+            client = await connect(
+                self.homeserver.base_url,
+                token=person.access_token,
+                encrypted=True,
+                requester=lambda _: line,
+                wall_ts_ms=lambda: self.now().ts_ms,
+            )
+        else:
+            client = CsClient(
+                line,
+                homeserver_url=self.homeserver.base_url,
+                user_id=person.user_id,
+                device_id=person.device_id,
+                access_token=person.access_token,
+                wall_ts_ms=lambda: self.now().ts_ms,
+            )
         self._stack.push_async_callback(client.aclose)
         return client, line
 
@@ -191,20 +204,22 @@ class Lobby:
         self, client: CsClient, foci: Sequence[Focus] | None = None, dialect: str | None = None
     ) -> AbstractAsyncContextManager[Call]:
         """Join with a client that `client` made."""
-        named = [(f, {}) if isinstance(f, str) else f for f in foci or self._foci]
-        told = [
-            (name, {"world": self.world_name, **config} if name.startswith("memory.") else config)
-            for name, config in named
-        ]
         return join(
             client,
             self.room_id,
-            foci=told,
+            foci=self.foci if foci is None else self._in_world(foci),
             dialect=dialect,
             allow_insecure=self._allow_insecure,
             plugins=self.plugins,
             now=self.now,
         )
+
+    def _in_world(self, foci: Sequence[Focus]) -> Sequence[Focus]:
+        named = [(f, {}) if isinstance(f, str) else f for f in foci]
+        return [
+            (name, {"world": self.world_name, **config} if name.startswith("memory.") else config)
+            for name, config in named
+        ]
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """Calls over the in-memory homeserver and focus, in virtual time."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.model import Member, Transport
 from rtcfoci.errors import PreflightError, RtcfociError, SelectionError, UsageError
 from rtcfoci.media.frames import Kind
-from rtcfoci.plugin import Quality
+from rtcfoci.plugin import Quality, Security
 from rtcfoci.testing import run
 from rtcfoci.testing.lobby import Lobby
 from rtcfoci.testing.synapse_config import SynapseOptions
@@ -449,8 +450,13 @@ def test_unknown_focus_types_are_refused_with_a_suggestion():
 def test_a_focus_that_protects_too_little_is_refused_in_an_encrypted_room():
     async def main():
         async with Lobby(encrypted=True) as lobby:
-            with pytest.raises(SelectionError, match="protects"):
+            found = lobby.plugins.focus_type
+            lobby.plugins.focus_type = lambda name: replace(
+                found(name), media_security=Security.HOP
+            )
+            with pytest.raises(SelectionError, match="protects") as caught:
                 await lobby.peer("ann")
+            assert "media hop" in caught.value.why
 
     run(main())
 
@@ -484,7 +490,7 @@ def test_preflight_names_every_reason_before_anything_is_sent():
 
 def test_a_client_that_cannot_encrypt_is_refused_where_signalling_must_be():
     async def main():
-        async with Lobby(encrypted=True, foci=["memory.pairwise"]) as lobby:
+        async with Lobby(encrypted=True, olm=False, foci=["memory.pairwise"]) as lobby:
             client, _ = await lobby.client("ann")
             with pytest.raises(PreflightError, match="cannot encrypt") as caught:
                 async with rtcfoci.join(

@@ -1,15 +1,14 @@
 """What Prometheus is told: scraped over HTTP, read by the library's own parser."""
 
 import asyncio
-import re
 import sys
 import urllib.request
 from dataclasses import fields, replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from rtcfoci.call.metrics import EXPORTED_METRICS, METRICS, PAIR_METRICS
 from rtcfoci.call.prometheus import PrometheusExporter
 from rtcfoci.call.stats import FocusStats
 from rtcfoci.core.conditions import Conditions
@@ -47,7 +46,11 @@ class PretendedCall:
         self.slot, self.member, self.room_id = Slot(room_id="!room:hs"), member, "!room:hs"
         self.pairs, self.tasks = pairs, []
         self.participants = tuple(range(len(pairs)))
-        self.metrics = {"signals_refused.expired": 7, "events_ignored": 1}
+        self.metrics = {
+            "signals_refused.expired": 7,
+            "events_ignored": 1,
+            "rtcfoci.mesh.signals_unsent": 3,
+        }
         held = Conditions()
         for subject in "xy":
             held.raise_("focus_failed", Now(0.0, 0), cause="secret?", subject=subject)
@@ -116,14 +119,28 @@ async def test_every_figure_of_a_pair_is_told_in_base_units():
                 ("direction", "sent") in key[1]], "a figure that is not known is told"  # fmt: skip
 
 
-async def test_the_page_names_every_metric_and_no_other():
+async def test_exactly_the_published_names_are_told():
     everything = {part.name: 1 for part in fields(PairStats) if part.default is None}
-    found, _ = await scrape(PretendedCall(replace(PAIR, **{
+    found, text = await scrape(PretendedCall(replace(PAIR, **{
         name: number for name, number in everything.items() if getattr(PAIR, name) is None
         and not name.endswith("_codec")})))  # fmt: skip
-    page = Path(__file__).parents[2] / "docs/reference/metrics.md"
-    named = set(re.findall(r"^\| `(rtcfoci_\w+)` \|", page.read_text(), re.MULTILINE))
-    assert {name for name, _ in found} == named
+    published = (*EXPORTED_METRICS, *PAIR_METRICS)
+    suffix = {"counter": "_total", "gauge": ""}
+    assert {name for name, _ in found} == {f"rtcfoci_{m.name}{suffix[m.kind]}" for m in published}
+    for metric in published:
+        assert f"# HELP rtcfoci_{metric.name}{suffix[metric.kind]} {metric.what}" in text
+
+
+async def test_every_counter_of_a_call_is_told_even_if_it_is_zero():
+    found, _ = await scrape(PretendedCall())
+    told = {
+        ".".join(filter(None, (dict(labels)["event"], dict(labels)["reason"])))
+        for name, labels in found
+        if name == "rtcfoci_events_total"
+    }
+    assert told == {*METRICS, "rtcfoci.mesh.signals_unsent"}
+    unsent = value(found, "rtcfoci_events_total", event="rtcfoci.mesh", reason="signals_unsent")
+    assert unsent == 3
 
 
 async def test_counters_and_conditions_of_the_call_are_told():

@@ -3,7 +3,10 @@
 import pytest
 
 from rtcfoci.call.join import join
+from rtcfoci.call.preflight import remarks
+from rtcfoci.core.dialects import OwnMembership
 from rtcfoci.core.dialects.d3 import D3
+from rtcfoci.core.model import Member, Slot, Transport
 from rtcfoci.errors import PreflightError, UsageError
 from rtcfoci.plugin import DialectInfo, hookimpl
 from rtcfoci.plugin.manager import PluginInfo
@@ -99,3 +102,25 @@ def test_a_shape_that_crashes_others_must_be_forced():
                 assert call.member.member_id == f"{client.user_id}:{client.device_id}"
 
     run(main())
+
+
+@pytest.mark.parametrize("dialect", ["D3", "D6/D7"])
+def test_a_member_whom_element_x_will_not_show_is_told_so(dialect):
+    async def main():
+        async with Lobby(options=SynapseOptions()) as lobby:
+            ann = await lobby.peer("ann", dialect=dialect)
+            (remark,) = ann.call.remarks
+            assert remark.startswith("Element X's call indicator will not show this member: ")
+
+    run(main())
+
+
+def test_what_element_x_shows_or_does_not_look_for_is_no_remark():
+    member = Member(user_id="@u:hs", device_id="DEV", member_id="@u:hs:DEV")
+    for slot, transport in (
+        (Slot(room_id="!r:hs"), LIVEKIT),
+        (Slot(room_id="!r:hs", application="org.example.game"), {"type": "rtcfoci.mesh"}),
+    ):
+        transports = (Transport(transport["type"], transport),)
+        own = OwnMembership(slot=slot, member=member, transports=transports)
+        assert remarks(D3().join(own), slot) == ()

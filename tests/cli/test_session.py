@@ -314,3 +314,92 @@ def test_no_event_is_beyond_a_report(events):
     behind = {member["event_id"] for member in report["members"]}
     read = [i for i in report["ignored"] if file.events[i["index"]].event is not None]
     assert behind.isdisjoint(ignored["event_id"] for ignored in read)
+
+
+def slot(event_id, content, ts_ms=1):
+    return event(
+        "org.matrix.msc4143.rtc.slot", "@a:hs", event_id, content, ts_ms, state_key="m.call#ROOM"
+    )
+
+
+OPEN = {"status": "open", "application": {"type": "m.call"}}
+
+
+def written(user, event_id, **content):
+    """The superset."""
+    content = {
+        "member": {"id": "uuid", "user_id": user, "device_id": "DEV", "membership": "join"},
+        "sticky_key": "uuid",
+        **content,
+    }
+    return sticky(user, event_id, **content)
+
+
+def test_the_slot_is_a_reason(session):
+    strict = ("--policy", "strict")
+    member = written("@a:hs", "$a")
+    assert reasons(session(member, options=strict)) == {"$a": ["slot_absent"]}
+    assert session(slot("$s", OPEN), member, options=strict)["members"]
+    closed = slot("$s", {**OPEN, "status": "closed"})
+    assert reasons(session(closed, member, options=strict)) == {"$a": ["slot_closed"]}
+    report = session(closed, member, state("@a:hs", "$b"))
+    assert reasons(report) == {"$a": ["slot_closed"]}  # deployed clients still list state members
+    assert [m["event_id"] for m in report["members"]] == ["$b"]
+    assert report["slot"]["status"] == "closed"
+    # Written before there was a status: closed to the text and to deployed clients, open to us.
+    old = slot("$s", {"application": {"type": "m.call"}})
+    statuses = {
+        policy: session(old, options=("--policy", policy))["slot"]["status"]
+        for policy in ("deployed", "strict", "tolerant")
+    }
+    assert statuses == {"deployed": "closed", "strict": "closed", "tolerant": "open"}
+
+
+def test_the_dialect_is_a_reason(session):
+    pure = sticky("@b:hs", "$d7", member={"id": "uuid", "membership": "join"}, versions=7)
+    native = event(STATE, "@a:hs", "$d0", {"m.calls": []}, state_key="@a:hs")
+    assert reasons(session(pure, native)) == {
+        "$d7": ["dialect_not_counted"],
+        "$d0": ["dialect_unsupported"],
+    }
+
+
+def test_the_text_asks_that_the_sticky_key_is_the_member_id(session):
+    events = [
+        slot("$s", OPEN),
+        written("@a:hs", "$a", sticky_key="other", msc4354_sticky_key="other"),
+    ]
+    assert reasons(session(*events, options=("--policy", "strict"))) == {
+        "$a": ["sticky_key_mismatch"]
+    }
+    assert len(session(*events)["members"]) == 1
+
+
+def test_the_text_asks_for_encryption_where_the_room_is_encrypted(session):
+    encryption = event("m.room.encryption", "@a:hs", "$e", {}, 1, state_key="")
+    asks = slot("$s", {**OPEN, "encryption": {"type": "m.per_member"}})
+    clear, sealed = written("@a:hs", "$a"), written("@b:hs", "$b")
+    sealed["encryption"] = {"sender_device_id": "DEV", "bound": True}
+    strict = ("--policy", "strict")
+    report = session(encryption, asks, clear, sealed, options=strict)
+    assert reasons(report) == {"$a": ["not_encrypted"]}
+    assert [m["event_id"] for m in report["members"]] == ["$b"]
+    report = session(encryption, slot("$s", OPEN), sealed, options=strict)
+    assert reasons(report) == {"$b": ["slot_closed"]}
+
+
+def test_a_late_key_files_an_event_when_it_came(session):
+    """An event comes encrypted; its text is told later, with the time at which the event came."""
+    sealed = event("m.room.encrypted", "@a:hs", "$a", {}, msc4354_sticky={"duration_ms": 3_600_000})
+    sealed["received_ts_ms"] = 1000
+    opened = {
+        **written("@a:hs", "$a"),
+        "encryption": {"sender_device_id": "DEV", "bound": True},
+        "received_ts_ms": 1000,
+        "unsigned": {"msc4354_sticky_duration_ttl_ms": 60_000},
+    }
+    assert reasons(session(sealed, now_ms=2000)) == {"$a": ["encrypted"]}
+    *lines, report = session(sealed, opened, now_ms=60_999, options=("--each",))
+    assert [line["count"] for line in lines] == [0, 1]
+    assert (len(report["members"]), report["ignored"]) == (1, [])
+    assert reasons(session(sealed, opened, now_ms=61_000)) == {"$a": ["expired"]}

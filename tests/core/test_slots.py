@@ -64,3 +64,20 @@ def test_an_encrypted_room_gets_per_member_keys():
     assert open_slot(SLOT, room_encrypted=True).content["encryption"] == {
         "type": "org.matrix.msc4143.per_member"
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "asks"),
+    [
+        ({}, False),
+        ([], False),
+        ({"encryption": {"type": "m.per_member"}}, True),
+        ({"encryption": {"type": "org.example.other", "more": 1}}, True),
+        ({"encryption": {}}, None),
+        ({"encryption": {"type": 7}}, None),
+        ({"encryption": None}, None),
+        ({"encryption": "m.per_member"}, None),
+    ],
+)
+def test_what_slots_ask_of_members(content, asks):
+    assert asks_encryption(content) is asks

@@ -2,17 +2,31 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from urllib.parse import quote
 
 import pytest
 
 from tests.interop.element_call import deployment, element_call
+from tests.interop.shapes import SHAPES
 from tests.interop.tools import by_user
 from tests.system.participants import Participant, cast
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 COMPATIBILITY, MATRIX_2_0 = "compatibility", "matrix_2_0"
+ENDING = ["no foci", "foci missing", "focus_active without selection", "receive-only"]
+SHOWN = [
+    "mesh, multi_sfu",
+    "livekit, then mesh",
+    "focus without type",
+    "focus_active of another type",
+    "another application's ROOM",
+    "sticky, mesh",
+    "sticky, livekit then mesh",
+    "D7, no can_subscribe",
+    "D1",
+]
 
 
 def in_call(count):
@@ -131,25 +145,66 @@ async def test_it_comes_into_a_call_that_ours_began(synapse, new_user, tmp_path,
             )
 
 
-async def test_the_shape_that_we_never_write_ends_the_call(synapse, new_user, tmp_path):
+async def send(synapse, person, room_id, raw):
+    """Send an event of `shapes.py` as somebody."""
+    path = f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
+    kind, content = raw["type"], raw["content"]
+    if "state_key" in raw:
+        url, query = f"{path}/state/{kind}/{quote(raw['state_key'], safe='')}", None
+    else:
+        sticky = str(raw["msc4354_sticky"]["duration_ms"])
+        url, query = f"{path}/send/{kind}/{person.device_id}", {_STICKY_QUERY: sticky}
+    await synapse.checked("PUT", url, person.access_token, body=content, query=query)
+
+
+_STICKY_QUERY = "org.matrix.msc4354.sticky_duration_ms"
+
+
+async def shown(page, before):
+    """What became of one more member: a tile and which, nothing, or the end of the call."""
+    for _ in range(15):  # three seconds without any change are long enough
+        seen = await page.ask("look")
+        if not seen["inCall"]:
+            return "crashes"
+        new = list((Counter(seen["tiles"]) - Counter(before["tiles"])).elements())
+        if new:
+            await asyncio.sleep(1)  # it may still break
+            seen = await page.ask("look")
+            if not seen["inCall"]:
+                return "crashes"
+            (tile,) = (Counter(seen["tiles"]) - Counter(before["tiles"])).elements()
+            return "tile" if "Waiting for media" in tile else "avatar"
+        await asyncio.sleep(0.2)
+    return "nothing"
+
+
+@pytest.mark.parametrize("mode", [COMPATIBILITY, MATRIX_2_0])
+async def test_a_member_of_each_shape_shows_as_the_linter_says(synapse, new_user, tmp_path, mode):
+    """The others of the table were seen once, in the same way."""
+    caller = await new_user("caller")
+    room_id = await synapse.create_room(caller.access_token)
+    async with pages_in_call(synapse, [caller], room_id, tmp_path, mode) as (page,):
+        for name in SHOWN:
+            before = await page.until(in_call(1), "alone again")
+            other = await new_user("other")
+            await synapse.join_room(other.access_token, room_id)
+            raw = SHAPES[name].event(other.user_id, other.device_id, room_id)
+            await send(synapse, other, room_id, raw)
+            assert await shown(page, before) == SHAPES[name].element_call, name
+            leave = f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/leave"
+            await synapse.checked("POST", leave, other.access_token, body={})
+        assert (await page.ask("look"))["troubles"] == []
+
+
+@pytest.mark.parametrize("name", ENDING)
+async def test_a_shape_that_we_never_write_ends_the_call(synapse, new_user, tmp_path, name):
     """The control: these instruments do see a call that a membership without transport breaks."""
+    assert SHAPES[name].element_call == "crashes"
     caller, other = await new_user("caller"), await new_user("other")
     room_id = await synapse.create_room(caller.access_token)
     await synapse.join_room(other.access_token, room_id)
-    key = quote(f"_{other.user_id}_{other.device_id}_m.call", safe="")
-    path = (
-        f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/state/org.matrix.msc3401.call.member"
-    )
-    content = {
-        "application": "m.call",
-        "call_id": "",
-        "scope": "m.room",
-        "device_id": other.device_id,
-        "expires": 14_400_000,
-        "focus_active": {"type": "livekit", "focus_selection": "multi_sfu"},
-        "foci_preferred": [],
-    }
     async with pages_in_call(synapse, [caller], room_id, tmp_path) as (page,):
-        await synapse.checked("PUT", f"{path}/{key}", other.access_token, body=content)
+        raw = SHAPES[name].event(other.user_id, other.device_id, room_id)
+        await send(synapse, other, room_id, raw)
         await page.until(lambda s: not s["inCall"], "its call has ended")
         await page.ask("picture", path=str(tmp_path / "ended.png"))

@@ -17,8 +17,10 @@ from rtcfoci.testing import skip_or_fail
 from rtcfoci.testing.synapse_env import cache_folder
 
 JS_SDK = {"matrix-js-sdk": "43.0.0"}
+LIVEKIT_CLIENT = {"livekit-client": "2.23.0"}
 ELEMENT_CALL = {"@element-hq/element-call-embedded": "0.26.1", "playwright-core": "1.65.1"}
 LIVEKIT_VERSION = "1.13.5"
+RUMA_VERSION = "0.35.2"
 SCRIPTS = Path(__file__).with_name("js")
 
 
@@ -51,6 +53,26 @@ def livekit_server():
             folder.mkdir(parents=True, exist_ok=True)
             _build("livekit", ["go", "install", module], folder, GOBIN=str(folder))
     return server
+
+
+def ruma_reader():
+    """Give the path of the program that reads events with ruma-events, compiled once."""
+    source = Path(__file__).with_name("ruma")
+    folder = cache_folder() / f"ruma-events-{RUMA_VERSION}"
+    program = folder / "target" / "debug" / "read-events"
+    files = [file.name for file in sorted(source.iterdir()) if file.is_file()]
+    with _locked(folder):
+        old = not program.is_file() or any(
+            (folder / name).read_bytes() != (source / name).read_bytes() for name in files
+        )
+        if old:
+            if shutil.which("cargo") is None:
+                skip_or_fail("cargo", "cargo is not on PATH")
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in files:
+                shutil.copy(source / name, folder / name)
+            _build("cargo", ["cargo", "build", "--quiet", "--target-dir", "target"], folder)
+    return program
 
 
 def chromium():

@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from rtcfoci.core import power
 from rtcfoci.errors import ClientError, UnreachableError, UsageError
 from rtcfoci.matrix import rooms
 from rtcfoci.matrix.connect import connect, resolve_homeserver
@@ -356,10 +357,10 @@ async def test_rooms_and_small_requests(synapse, alice, bob, open_client):
     assert await rooms.join_room(theirs, full_alias) == room_id
     assert room_id in await rooms.joined_rooms(theirs)
     content = await rooms.power_levels(theirs, room_id)
-    assert rooms.required_power(content, MEMBER, state=True) == 0
-    assert rooms.required_power(content, "x.other", state=True) == 50
-    assert rooms.required_power(content, "x.other", state=False) == 0
-    assert rooms.user_power(content, bob.user_id) == 0
+    assert power.required_power(content, MEMBER, state=True) == 0
+    assert power.required_power(content, "x.other", state=True) == 50
+    assert power.required_power(content, "x.other", state=False) == 0
+    assert power.user_power(content, bob.user_id) == 0
     await rooms.leave_room(theirs, room_id)
     assert room_id not in await rooms.joined_rooms(theirs)
     with pytest.raises(ClientError) as missing:

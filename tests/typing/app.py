@@ -44,6 +44,8 @@ async def handle(call: rtcfoci.Call, event: rtcfoci.CallEvent) -> None:
             assert_type(participant.device_id, str | None)
         case rtcfoci.ConditionRaised(condition) | rtcfoci.ConditionCleared(condition):
             assert_type(condition.remedy, str)
+        case rtcfoci.CallDeclined(user_id):
+            assert_type(user_id, str)
         case rtcfoci.CallEnded(last):
             assert_type(last, rtcfoci.Condition | None)
         case rtcfoci.SpeakingChanged() | rtcfoci.FocusChanged():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rtcfoci.core.conditions import ConditionKind
 from rtcfoci.plugin import ConditionRaised
 
-__all__ = ["DATA_LOST", "FULL", "LAGGING", "NO_CONCEALMENT", "UNSENT", "raised"]
+__all__ = ["DATA_LOST", "FULL", "KINDS", "LAGGING", "NO_CONCEALMENT", "UNSENT", "raised"]
 
 FULL = ConditionKind(
     code="mesh_full",
@@ -35,6 +35,8 @@ UNSENT = ConditionKind(
     what="A track of ours cannot be encoded: nobody gets it.",
     remedy="Nothing to do at first: it is tried again every second. If it stays, publish another track.",
 )
+KINDS = (FULL, DATA_LOST, LAGGING, UNSENT, NO_CONCEALMENT)
+"""Every code of the mesh's own; the page of conditions is made from them."""
 
 
 def raised(kind: ConditionKind, cause: str, subject: str = "") -> ConditionRaised:

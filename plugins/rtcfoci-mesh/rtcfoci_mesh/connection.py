@@ -411,7 +411,7 @@ class MeshConnection(Connection):
                     await self.context.send_signal(member, waiting.popleft())
                 except RtcfociError as error:
                     # It is sent again, or its attempt times out.
-                    self.context.count("mesh_signals_failed")
+                    self.context.count("signals_unsent")
                     self.context.log.info("a mesh signal to %s failed: %s", member, error.what)
         finally:
             del self._outbox[member]

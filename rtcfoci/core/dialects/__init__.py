@@ -39,6 +39,8 @@ class Leave:
     dialect: str
     reason: str = ""
     """The code of `leave_reason` (D4, D7), empty where none was given."""
+    otherwise: Membership | None = None
+    """What deployed readers take it for, who do not know `member.membership`; None for a leave as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Problems:
     """An event that cannot be used, with everything that is wrong with it."""
 
     problems: tuple[Problem, ...]
+    otherwise: Membership | None = None
+    """What deployed readers take it for, who do not look at what is wrong; None for no membership as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ __all__ = ["D5"]
 
 _KNOWN = Known(
     "slot_id", "application", "versions", "rtc_transports", *KEY_FIELDS,
+    "transports",  # D6 by itself, so never written
     member=("id", "user_id", "device_id", "claimed_user_id", "claimed_device_id"),
 )  # fmt: skip
 
@@ -30,7 +31,7 @@ class D5(StickyDialect):
 
     def tells(self, content: JsonObject) -> bool:
         """Tell by content whether an event is of this generation."""
-        return "rtc_transports" in content
+        return "rtc_transports" in content and "transports" not in content
 
     def said(self, event: RoomEvent, member: JsonObject | None, reading: Reading) -> Said:
         """Read what is this generation's own."""

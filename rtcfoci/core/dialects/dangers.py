@@ -1,78 +1,82 @@
-"""Shapes of memberships that crash other people's clients, measured with Element Call 0.26.1.
+"""Shapes of memberships that crash other people's clients, or keep them busy, measured with the clients.
 
-In: telling them by content. Out: which clients see a member at all, and who must not write such a shape
-(`rtcfoci.call`).
+In: telling them by content. Out: which clients see a member at all (`rtcfoci.lab.readers`), and who must not
+write such a shape (`rtcfoci.call`).
 
-Only what those clients read can crash them: a shape that they ignore for another reason is harmless.
+Element Call asks each membership that matrix-js-sdk gives it for its transport, and cannot bear to get none.
+What the SDK refuses, or files under another slot than that of the room's call, is harmless. The SDK itself
+sets a timer for the first membership to end; in JavaScript one that is no number, or too large, rings now.
 """
 
 from __future__ import annotations
 
+from rtcfoci.core.dialects.js_sdk import STATE, ends_ts_ms, refusals, slot_name
 from rtcfoci.core.model import JsonObject
 from rtcfoci.errors import Problem
 
-__all__ = ["dangers"]
+__all__ = ["crashes", "dangers", "endless"]
 
-_STATE = "org.matrix.msc3401.call.member"
-_STICKY = "org.matrix.msc4143.rtc.member"
-"""The stable names are read by nobody yet."""
 _SELECTIONS = ("oldest_membership", "multi_sfu")
+_LONGEST_TIMER_MS = 2**31 - 1
+_SOME_TS_MS = 10**12
 _CRASH = "every Element Call 0.26.1 in the room crashes"
 
 
-def dangers(content: JsonObject, event_type: str) -> list[Problem]:
-    """Name what about a membership that somebody wrote would crash the clients of others."""
-    if event_type == _STATE:
-        focus_active = content.get("focus_active")
-        if isinstance(focus_active, dict) and _is_read_as_state(content, focus_active):
-            return _of_state(content, focus_active)
-    if event_type == _STICKY:
-        transports = content.get("transports")
-        seen = isinstance(transports, dict) and _is_read_as_sticky(content, transports)
-        if isinstance(transports, dict) and seen and not transports["published"]:
-            return [Problem("empty_published", f"transports.published is empty: {_CRASH}")]
-    return []
+def dangers(
+    content: JsonObject, event_type: str, *, sent_ts_ms: int | None = None
+) -> list[Problem]:
+    """Name what about a membership that somebody wrote would crash or exhaust the clients of others.
 
-
-def _of_state(content: JsonObject, focus_active: JsonObject) -> list[Problem]:
-    found = []
-    if "foci_preferred" not in content:
-        found.append(Problem("no_foci_preferred", f"foci_preferred is missing: {_CRASH}"))
-    elif not content["foci_preferred"]:
-        found.append(Problem("empty_foci_preferred", f"foci_preferred is empty: {_CRASH}"))
-    if focus_active["type"] != "livekit":
-        what = "focus_active.type is not livekit"
-        found.append(Problem("foreign_focus_active", f"{what}: {_CRASH}"))
-    if focus_active.get("focus_selection") not in _SELECTIONS:
-        what = f"focus_active.focus_selection is none of {', '.join(_SELECTIONS)}"
-        found.append(Problem("unknown_focus_selection", f"{what}: {_CRASH}"))
+    :param sent_ts_ms: when it was sent; a join, which has no `created_ts`, is judged without.
+    """
+    found = crashes(content, event_type)
+    if event_type == STATE and not refusals(content, event_type, ""):
+        found += endless(content, sent_ts_ms)
     return found
 
 
-def _is_read_as_state(content: JsonObject, focus_active: JsonObject) -> bool:
-    """Tell whether matrix-js-sdk 43, which Element Call uses, takes this for a membership."""
-    return (
-        all(isinstance(content.get(key), str) for key in ("application", "call_id", "device_id"))
-        and isinstance(focus_active.get("type"), str)
-        and _are_transports(content.get("foci_preferred", []))
-    )
+def crashes(content: JsonObject, event_type: str) -> list[Problem]:
+    """Name what about a membership would crash Element Call."""
+    member = content.get("member")
+    sender = member.get("user_id") if isinstance(member, dict) else None
+    if refusals(content, event_type, sender if isinstance(sender, str) else ""):
+        return []
+    if slot_name(content, event_type) != "ROOM":
+        return []
+    if event_type == STATE:
+        return _of_state(content)
+    transports = content["transports"]
+    if isinstance(transports, dict) and not transports["published"]:
+        return [Problem("empty_published", f"transports.published is empty: {_CRASH}")]
+    return []
 
 
-def _is_read_as_sticky(content: JsonObject, transports: JsonObject) -> bool:
-    member, application = content.get("member"), content.get("application")
-    return (
-        isinstance(member, dict)
-        and all(isinstance(member.get(key), str) for key in ("id", "user_id", "device_id"))
-        and isinstance(application, dict)
-        and isinstance(application.get("type"), str)
-        and isinstance(content.get("slot_id"), str)
-        and _are_transports(transports.get("published"))
-        and isinstance(transports.get("can_subscribe"), list)
-        and isinstance(content.get("versions"), list)
-    )
+def endless(content: JsonObject, sent_ts_ms: int | None) -> list[Problem]:
+    """Name an end of state that is 24 days ahead, or no time: it makes the SDK count without pause."""
+    if sent_ts_ms is None:
+        created = content.get("created_ts")
+        sent_ts_ms = _SOME_TS_MS
+        if isinstance(created, int) and abs(created) < 2**53:
+            sent_ts_ms = created
+    ends = ends_ts_ms(content, sent_ts_ms)
+    if ends is None or ends - sent_ts_ms <= _LONGEST_TIMER_MS:
+        return []
+    what = "expires is no number, or lies more than 24 days ahead"
+    busy = "clients of matrix-js-sdk 43 count the members without pause while no other ends before"
+    return [Problem("endless_expires", f"{what}: {busy}")]
 
 
-def _are_transports(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("type"), str) for item in value
-    )
+def _of_state(content: JsonObject) -> list[Problem]:
+    found = []
+    focus_active = content["focus_active"]
+    selection = focus_active.get("focus_selection") if isinstance(focus_active, dict) else None
+    # Of the others the oldest member's transport is taken.
+    when = " once it is the oldest member" if selection == "oldest_membership" else ""
+    if "foci_preferred" not in content:
+        found.append(Problem("no_foci_preferred", f"foci_preferred is missing: {_CRASH}{when}"))
+    elif not content["foci_preferred"]:
+        found.append(Problem("empty_foci_preferred", f"foci_preferred is empty: {_CRASH}{when}"))
+    if selection not in _SELECTIONS:
+        what = f"focus_active.focus_selection is none of {', '.join(_SELECTIONS)}"
+        found.append(Problem("unknown_focus_selection", f"{what}: {_CRASH}"))
+    return found

@@ -41,15 +41,14 @@ def is_shallow(content: JsonObject) -> bool:
     """Tell whether a decoded JSON object is nested no deeper than `MAX_DEPTH`, without recursion."""
     level: list[object] = [content]
     for _ in range(MAX_DEPTH):
-        deeper: list[object] = []
-        for value in level:
-            items = value.values() if isinstance(value, dict) else value
-            for item in items:  # type: ignore[attr-defined]
-                if isinstance(item, _CONTAINERS):
-                    deeper.append(item)
-        if not deeper:
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)  # type: ignore[attr-defined]
+            if isinstance(item, _CONTAINERS)
+        ]
+        if not level:
             return True
-        level = deeper
     return False
 
 
@@ -92,17 +91,22 @@ class Known:
         return content
 
 
-def _is_identifier(value: object) -> TypeGuard[str]:
-    """Tell whether a value can stand for something: text, not too long, of whole characters.
+def _is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is text of whole characters.
 
     JSON can hold half a surrogate pair, and whoever prints or hashes one fails.
     """
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
+    if not isinstance(value, str):
         return False
     try:
         return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
         return False
+
+
+def _is_identifier(value: object) -> TypeGuard[str]:
+    """Tell whether a value can stand for something: text, and not too long."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and _is_text(value)
 
 
 class Reading:
@@ -163,8 +167,21 @@ class Reading:
             self.problem("bad_unicode", f"{name} is not valid Unicode")
         return None
 
-    def integer(self, source: JsonObject, key: str) -> int | None:
-        """Take an optional integer from 0 to 2**53 - 1."""
+    def text(
+        self, source: JsonObject, key: str, name: str = "", *, required: bool = False
+    ) -> str | None:
+        """Take a string that identifies nothing, of any length; None when absent or wrong."""
+        value = source.get(key, _ABSENT)
+        if isinstance(value, str):
+            return value
+        if value is not _ABSENT:
+            self.problem("wrong_type", f"{self._at}{name or key} is not a string")
+        elif required:
+            self.missing(name or key)
+        return None
+
+    def integer(self, source: JsonObject, key: str, *, signed: bool = False) -> int | None:
+        """Take an optional integer from 0, or if signed from -(2**53 - 1), to 2**53 - 1."""
         value = source.get(key, _ABSENT)
         if value is _ABSENT:
             return None
@@ -172,8 +189,9 @@ class Reading:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.problem("wrong_type", f"{self._at}{key} is not an integer")
-        elif not 0 <= value <= _MAX_SAFE_INTEGER:
-            self.problem("out_of_range", f"{self._at}{key} is not within 0 and 2^53 - 1")
+        elif not (-_MAX_SAFE_INTEGER if signed else 0) <= value <= _MAX_SAFE_INTEGER:
+            least = "-2^53 + 1" if signed else "0"
+            self.problem("out_of_range", f"{self._at}{key} is not within {least} and 2^53 - 1")
         else:
             return value
         return None
@@ -197,23 +215,23 @@ class Reading:
         for item in self.items(source, key, name):
             if isinstance(item, dict):
                 kind = item.get("type")
-                if _is_identifier(kind):
+                if _is_identifier(kind) or kind == "":
                     found.append(Transport(kind, item))
                     continue
             self.problem("bad_transport", f"{self._at}{name or key} has an item without a type")
         return tuple(found)
 
     def strings(self, source: JsonObject, key: str, name: str = "") -> tuple[str, ...] | None:
-        """Take an optional array of short strings; None when absent."""
+        """Take an optional array of strings; None when absent."""
         if key not in source:
             return None
         found = []
         for item in self.items(source, key, name):
-            if _is_identifier(item):
+            if _is_text(item):
                 found.append(item)
             else:
                 self.problem(
-                    "wrong_type", f"{self._at}{name or key} has an item that is not a short string"
+                    "wrong_type", f"{self._at}{name or key} has an item that is not a string"
                 )
         return tuple(found)
 

@@ -3,8 +3,8 @@
 In: one state event per device, `org.matrix.msc3401.call.member`, read and written. Out: what tells the two
 generations apart, which is `focus_active.focus_selection` (`d2`, `d3`).
 
-Identity is the event's sender with `device_id`, as in deployed readers; `membershipID` is only a
-repetition of it and is not believed.
+Identity is the event's sender with `device_id`, as in deployed readers; `membershipID`, only a repetition of
+it in what clients send, is kept as a claim. Deployed readers do not look at the state key.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rtcfoci.core.model import (
     Slot,
     Transport,
 )
+from rtcfoci.errors import Problem
 
 __all__ = [
     "DEFAULT_EXPIRES_MS",
@@ -58,6 +59,7 @@ _KNOWN = Known(
     focus_active=("type", "focus_selection"),
 )  # fmt: skip
 """All other top-level keys are the application's."""
+_FOREIGN = Problem("foreign_state_key", "the state key names another user")
 _OTHER_GENERATIONS = frozenset({"memberships", "m.calls", "session", "leave_reason"})
 """Keys of D1, D0 and D4, which share the event type. Beside `application` they mean nothing."""
 
@@ -127,33 +129,30 @@ class StateDialect:
             reading.problem("not_state", f"{event.type} is not a state event")
         elif not content:
             return Leave(dialect=self.name)  # whoever sent it: a moderator may clear away a ghost
-        elif is_foreign(event):
-            reading.problem("foreign_state_key", "the state key names another user")
-        device_id = reading.string(content, "device_id") or ""
-        application = reading.string(content, "application") or ""
+        device_id = reading.string(content, "device_id", empty=True) or ""
+        application = reading.string(content, "application", empty=True) or ""
         call_id = reading.string(content, "call_id", empty=True) or ""
+        member_id = state_member_id(event.sender, device_id)
+        claimed_id = reading.string(content, "membershipID", required=False, empty=True)
         for name in ("scope", "m.call.intent"):
-            reading.string(content, name, required=False)
+            reading.text(content, name)
         focus_active = reading.mapping(content, "focus_active")
         if focus_active is not None:
-            reading.string(focus_active, "type", "focus_active.type")
+            reading.text(focus_active, "type", "focus_active.type", required=True)
         transports = reading.transports(content, "foci_preferred")
-        created_ts_ms = reading.integer(content, "created_ts")
-        expires_ms = reading.integer(content, "expires")
+        created_ts_ms = reading.integer(content, "created_ts", signed=True)
+        expires_ms = reading.integer(content, "expires", signed=True)
+        foreign = is_foreign(event)
         if reading.problems:
-            return Problems(tuple(reading.problems))
+            return Problems((*reading.problems, _FOREIGN) if foreign else tuple(reading.problems))
         others, can_subscribe = _read_extension(content)
         created = event.origin_server_ts_ms if created_ts_ms is None else created_ts_ms
         expires = created + (DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms)
         (believed_from, believed_until), claims = lifespan(event, created, expires)
         more = dict(_KNOWN.more(content))
         focus_more = more.pop("focus_active", None)
-        return Membership(
-            member=Member(
-                user_id=event.sender,
-                device_id=device_id,
-                member_id=state_member_id(event.sender, device_id),
-            ),
+        membership = Membership(
+            member=Member(user_id=event.sender, device_id=device_id, member_id=member_id),
             slot_id=slot_id_of(application, call_id),
             transports=transports + others,
             can_subscribe=can_subscribe,
@@ -168,8 +167,10 @@ class StateDialect:
             encrypted=event.encrypted,
             extended=len(others),
             claims=claims,
+            claimed_id=None if claimed_id == member_id else claimed_id,
             more={} if focus_more is None else {"focus_active": focus_more},
         )
+        return Problems((_FOREIGN,), otherwise=membership) if foreign else membership
 
     def join(self, own: OwnMembership) -> OwnEvent:
         """Announce us."""
@@ -211,7 +212,7 @@ class StateDialect:
             "device_id": device_id,
             "membershipID": state_member_id(user_id, device_id),
             "expires": expires_ms,
-            # The type is `livekit` whatever we use: any other crashes Element Call 0.26.1.
+            # The type is `livekit` whatever we use: any other hides us from Element X (ruma 0.35.2).
             "focus_active": {"type": "livekit", "focus_selection": self._selection_name},
             "foci_preferred": foci,
         }

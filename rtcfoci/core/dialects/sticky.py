@@ -8,7 +8,7 @@ Out: what tells the generations apart (`d5`, `superset`), and which event of a k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rtcfoci.core.dialects import Leave, OwnEvent, OwnMembership, Parsed, Problems
 from rtcfoci.core.dialects.reading import Known, Reading
@@ -70,7 +70,7 @@ class StickyDialect(ABC):
             event.type in self.event_types
             and event.state_key is None
             and isinstance(content, dict)
-            and (content.keys() <= _BARE_LEAVE or _leaves(content) or self.tells(content))
+            and (content.keys() <= _BARE_LEAVE or _only_leaves(content) or self.tells(content))
         )
 
     def parse(self, event: RoomEvent, room_id: str) -> Parsed:
@@ -80,18 +80,24 @@ class StickyDialect(ABC):
         key = read_sticky_key(content)
         if isinstance(key, Problem):
             reading.problem(key.code, key.message)
-        if event.sticky_duration_ms is None and event.sticky_ttl_ms is None:
+        if (event.sticky_duration_ms or 0) <= 0:
             reading.problem("not_sticky", f"{event.type} is not a sticky event")
         if content.keys() <= _BARE_LEAVE:
             leave = Leave(dialect=self.bare_leave)
             return Problems(tuple(reading.problems)) if reading.problems else leave
         slot_id = reading.string(content, "slot_id")
         member = reading.mapping(content, "member")
-        member_id = None if member is None else reading.string(member, "id", "member.id")
+        member_id = None
+        if member is not None:
+            member_id = reading.string(member, "id", "member.id", empty=True)
         if _leaves(content):
             if member is not None and member.get("user_id", event.sender) != event.sender:
                 reading.problem("foreign_user", "member.user_id is not the sender")
-            return Problems(tuple(reading.problems)) if reading.problems else _leave(content)
+            if reading.problems:
+                return Problems(tuple(reading.problems))
+            return Leave(
+                dialect="D7", reason=_reason(content), otherwise=self._otherwise(event, room_id)
+            )
         said = self.said(event, member, reading)
         device_id, encrypted_by = said.device_id, event.encrypted_by_device_id
         if device_id is None:
@@ -100,7 +106,7 @@ class StickyDialect(ABC):
             reading.problem("device_mismatch", "another device encrypted this event")
         application = reading.mapping(content, "application")
         if application is not None:
-            kind = reading.string(application, "type", "application.type")
+            kind = reading.string(application, "type", "application.type", empty=True)
             # Compared, never parsed (MSC4143, Slots).
             if kind is not None and slot_id is not None and not slot_id.startswith(f"{kind}#"):
                 reading.problem("slot_mismatch", "slot_id does not belong to application.type")
@@ -167,6 +173,15 @@ class StickyDialect(ABC):
         content["versions"] = own.more.get("versions", [])
         return self._event(self.known.with_more(content, own.more))
 
+    def _otherwise(self, event: RoomEvent, room_id: str) -> Membership | None:
+        """Read a leave as a reader does that does not know `member.membership`: most are nothing then."""
+        member = event.content.get("member")
+        if "application" not in event.content or not isinstance(member, dict):
+            return None
+        member = {key: value for key, value in member.items() if key != "membership"}
+        parsed = self.parse(replace(event, content={**event.content, "member": member}), room_id)
+        return parsed if isinstance(parsed, Membership) else None
+
     def _more(self, content: JsonObject) -> JsonObject:
         more = self.known.more(content)
         versions = content.get("versions")
@@ -183,7 +198,11 @@ def _leaves(content: JsonObject) -> bool:
     return isinstance(member, dict) and member.get("membership") == "leave"
 
 
-def _leave(content: JsonObject) -> Leave:
+def _only_leaves(content: JsonObject) -> bool:
+    return "application" not in content and _leaves(content)
+
+
+def _reason(content: JsonObject) -> str:
     reason = content.get("leave_reason")
     code = reason.get("code") if isinstance(reason, dict) else None
-    return Leave(dialect="D7", reason=code[:80] if isinstance(code, str) else "")
+    return code[:80] if isinstance(code, str) else ""

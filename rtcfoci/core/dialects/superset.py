@@ -16,7 +16,6 @@ __all__ = ["Superset"]
 
 _KNOWN = Known(
     "slot_id", "application", "versions", *KEY_FIELDS,
-    "rtc_transports",  # D5 by itself, so never written
     member=("id", "user_id", "device_id", "membership"),
     transports=("published", "can_subscribe"),
 )  # fmt: skip
@@ -31,7 +30,7 @@ class Superset(StickyDialect):
 
     def tells(self, content: JsonObject) -> bool:
         """Tell by content whether an event is of one of these generations."""
-        return "rtc_transports" not in content
+        return "transports" in content or "rtc_transports" not in content
 
     def said(self, event: RoomEvent, member: JsonObject | None, reading: Reading) -> Said:
         """Read what is these generations' own, and tell which of them it is.
@@ -42,15 +41,15 @@ class Superset(StickyDialect):
         membership = device_id = None
         deployed = Reading()
         if member is not None:
-            membership = reading.string(member, "membership", "member.membership", required=False)
-            if membership not in (None, "join"):
-                reading.problem("bad_value", "member.membership is neither join nor leave")
+            membership = reading.text(member, "membership", "member.membership")
             user_id = reading.string(member, "user_id", "member.user_id", required=False)
             if user_id is None:
                 deployed.missing("member.user_id")
             elif user_id != event.sender:
                 reading.problem("foreign_user", "member.user_id is not the sender")
-            device_id = reading.string(member, "device_id", "member.device_id", required=False)
+            device_id = reading.string(
+                member, "device_id", "member.device_id", required=False, empty=True
+            )
             if device_id is None:
                 deployed.missing("member.device_id")
         transports = reading.mapping(content, "transports", required=False)
@@ -68,7 +67,12 @@ class Superset(StickyDialect):
             deployed.missing("versions")
         if "m.relates_to" in content:
             _check_relation(content, deployed)
-        if membership is not None:
+        if membership not in (None, "join"):
+            # Readers of D6 do not look at it, and it is nothing that D7 knows.
+            dialect = "D6"
+            if deployed.problems:
+                reading.problem("bad_value", "member.membership is neither join nor leave")
+        elif membership is not None:
             dialect = "D7" if deployed.problems else "D6/D7"
         else:
             reading.problems += deployed.problems[: MAX_PROBLEMS - len(reading.problems)]
@@ -91,6 +95,6 @@ def _check_relation(content: JsonObject, reading: Reading) -> None:
     """Check the relation as matrix-js-sdk 43 does, which refuses an event for it."""
     relation = reading.mapping(content, "m.relates_to")
     if relation is not None:
-        reading.string(relation, "event_id", "m.relates_to.event_id")
+        reading.text(relation, "event_id", "m.relates_to.event_id", required=True)
         if relation.get("rel_type") != "m.reference":
             reading.problem("bad_value", "m.relates_to.rel_type is not m.reference")

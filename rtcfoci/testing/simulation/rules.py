@@ -191,7 +191,7 @@ class Rules:
         world = self._world
         members = self.session() if members is None else members
 
-        def order(membership: Membership) -> tuple[int, tuple[bytes, bytes, bytes]]:
+        def order(membership: Membership) -> tuple[int, tuple[str, str, str]]:
             claimed = membership.transports[0].raw.get("joined_ts_ms")
             created = membership.created_ts_ms
             at_ms = min(claimed, created) if isinstance(claimed, int) else created

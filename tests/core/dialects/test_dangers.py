@@ -29,21 +29,11 @@ def without(content, key):
     [
         (STATE, {**D3, "foci_preferred": []}, ["empty_foci_preferred"]),
         (STATE, without(D3, "foci_preferred"), ["no_foci_preferred"]),
-        (
-            STATE,
-            {**D3, "focus_active": {"type": "mesh", "focus_selection": "multi_sfu"}},
-            ["foreign_focus_active"],
-        ),
-        (
-            STATE,
-            {**D3, "focus_active": {"type": "audio", "focus_selection": "multi_sfu"}},
-            ["foreign_focus_active"],
-        ),
         (STATE, {**D3, "focus_active": {"type": "livekit"}}, ["unknown_focus_selection"]),
         (
             STATE,
             {**D3, "focus_active": {"type": "x", "focus_selection": []}, "foci_preferred": []},
-            ["empty_foci_preferred", "foreign_focus_active", "unknown_focus_selection"],
+            ["empty_foci_preferred", "unknown_focus_selection"],
         ),
         (STICKY, {**D6, "transports": {"published": [], "can_subscribe": []}}, ["empty_published"]),
     ],
@@ -56,6 +46,31 @@ def test_what_crashes_is_named(event_type, content, codes):
 
 
 @pytest.mark.parametrize(
+    ("changes", "sent_ts_ms"),
+    [
+        ({"expires": 2**31}, None),
+        ({"expires": "14400000"}, None),
+        ({"expires": "soon"}, None),
+        ({"expires": {}}, 5),
+        ({"created_ts": 5, "expires": 2**31}, None),
+        ({"created_ts": 10**400, "expires": 1}, None),
+        ({"created_ts": 5, "expires": 2**31}, 5),
+        ({"created_ts": 10**9, "expires": 2**31 - 1}, 5),
+    ],
+)
+def test_what_keeps_the_sdk_busy_is_named(changes, sent_ts_ms):
+    (problem,) = dangers({**D3, **changes}, STATE, sent_ts_ms=sent_ts_ms)
+    assert problem.code == "endless_expires"
+    assert KINDS[problem.code].about is About.DANGEROUS
+
+
+def test_an_old_membership_may_have_grown():
+    """`expires` counts from `created_ts`, and grows for as long as a call lasts."""
+    content = {**D3, "created_ts": 5, "expires": 2**31}
+    assert dangers(content, STATE, sent_ts_ms=10**9) == []
+
+
+@pytest.mark.parametrize(
     ("event_type", "content"),
     [
         (STATE, D3),
@@ -65,6 +80,14 @@ def test_what_crashes_is_named(event_type, content, codes):
             STATE,
             {**D3, "focus_active": {"type": "livekit", "focus_selection": "oldest_membership"}},
         ),
+        # Only Element X minds:
+        (STATE, {**D3, "focus_active": {"type": "mesh", "focus_selection": "multi_sfu"}}),
+        # Ends that a timer can bear:
+        (STATE, {**D3, "expires": 2**31 - 1}),
+        (STATE, {**D3, "created_ts": 10**12, "expires": 2**31 - 1}),
+        (STATE, {**D3, "created_ts": 0, "expires": 0}),
+        # In another slot:
+        (STATE, {**D3, "call_id": "other", "foci_preferred": []}),
         # Ignored, and so without effect:
         (STATE, {**D3, "foci_preferred": [{}], "focus_active": {"type": "livekit"}}),
         (STATE, {**without(D3, "device_id"), "foci_preferred": []}),

@@ -36,7 +36,7 @@ register(`data:text/javascript,${encodeURIComponent(`
 `)}`);
 const modules = createRequire(pathToFileURL(`${process.argv[2]}/`));
 const sdk = await import(pathToFileURL(modules.resolve("matrix-js-sdk")));
-let client, session;
+let client, session, room;
 
 const requests = {
     async start({ baseUrl, userId, deviceId, accessToken, roomId, crypto }) {
@@ -44,7 +44,8 @@ const requests = {
         if (crypto) await client.initRustCrypto({ useIndexedDB: false });
         await client.startClient();
         await new Promise((done) => client.on("sync", (state) => state === "PREPARED" && done()));
-        session = client.matrixRTC.getRoomSession(client.getRoom(roomId));
+        room = client.getRoom(roomId);
+        session = client.matrixRTC.getRoomSession(room);
         return {};
     },
     // As Element Call joins: state event, each publishes on its own focus.
@@ -58,6 +59,23 @@ const requests = {
     async call({ method, args, wait }) {
         const result = session[method](...args.map((arg) => arg ?? undefined));
         return { result: wait === false ? null : ((await result) ?? null) };
+    },
+    // Which notifications of the room ring here, and why the others do not.
+    async notifications() {
+        const place = pathToFileURL(modules.resolve("matrix-js-sdk/lib/matrixrtc/types.js"));
+        const { parseCallNotificationContent } = await import(place);
+        const found = {};
+        for (const event of [...room.getLiveTimeline().getEvents(), ...room._unstable_getStickyEvents()]) {
+            if (event.getType() !== "org.matrix.msc4075.rtc.notification") continue;
+            const context = { room, userId: client.getUserId() };
+            found[event.getId()] = await parseCallNotificationContent(event, context)
+                .then((content) => ({ content, why: "" }), (error) => ({ content: null, why: error.message }));
+        }
+        return { notifications: found };
+    },
+    async decline({ eventId }) {
+        await client.sendRtcDecline(room.roomId, eventId);
+        return {};
     },
     async leave() {
         return { left: await session.leaveRoomSession(5000) };

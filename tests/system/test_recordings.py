@@ -1,0 +1,131 @@
+"""Real calls on a real Synapse, recorded, replayed byte for byte, and kept in a file."""
+
+import asyncio
+import json
+import signal
+import sys
+
+import pytest
+
+from rtcfoci.cli.main import main
+from rtcfoci.testing import Synapse, SynapseOptions
+from tests.system.participants import Participant, cast
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+DELAY_IDS = '"delay_id":"syd_'
+"""How Synapse's begin; a recording holds handles."""
+
+
+def replayed(path, capsys):
+    assert main(["--json", "replay", str(path)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+async def join(synapse, person, room_id, folder, *options):
+    own = folder / person.user_id[1:4]
+    return await Participant.start(
+        synapse, person, room_id, own, "--source", "tone", "--leave-delay", "10", *options
+    )
+
+
+async def holds(path, word):
+    """Wait until a file holds a word; it can be read at every moment."""
+    async with asyncio.timeout(30):
+        while not path.exists() or word not in path.read_text():
+            if path.exists():
+                json.loads(path.read_text())
+            await asyncio.sleep(0.05)
+
+
+async def test_a_recorded_call_is_replayed_byte_for_byte(tmp_path, capsys):
+    """With a participant who is killed, and an outage of the homeserver longer than the delay."""
+    trace, cut = tmp_path / "ann.jsonl", tmp_path / "bob.jsonl"
+    async with Synapse(tmp_path / "homeserver", SynapseOptions()) as synapse, cast() as started:
+        people = [await synapse.register(name, "password") for name in ("ann", "bob")]
+        room_id = await synapse.create_room(people[0].access_token, encrypted=True)
+        await synapse.join_room(people[1].access_token, room_id)
+        ann = await join(synapse, people[0], room_id, tmp_path, "--trace", str(trace))
+        started.append(ann)
+        bob = await join(synapse, people[1], room_id, tmp_path, "--trace", str(cut))
+        started.append(bob)
+        await ann.until(lambda: ann.frames(people[1].user_id) > 20, "hears bob", 40)
+        bob.kill()
+        await ann.until(lambda: ann.events("ParticipantLeft"), "bob is withdrawn", 20)
+        synapse.kill()
+        await asyncio.sleep(12)
+        await synapse.restart()
+        await ann.until(
+            lambda: "homeserver_unreachable" not in ann.conditions(), "sees it back", 15
+        )
+        await asyncio.sleep(5)
+        assert await ann.stop() == 0
+    whole = replayed(trace, capsys)
+    assert whole["equal"]
+    assert whole["complete"]
+    broken_off = replayed(cut, capsys)
+    assert (broken_off["equal"], broken_off["complete"]) == (True, False)
+    told = trace.read_text()
+    did = {
+        record["effect"]["is"]
+        for record in map(json.loads, told.splitlines())
+        if "effect" in record
+    }
+    assert {"ScheduleLeave", "RestartLeave", "SendMembership", "MemberLeft", "Signal"} <= did
+    assert '"delay-1"' in told
+    tokens = [person.access_token for person in people]
+    for text in (told, cut.read_text()):
+        assert not [secret for secret in (*tokens, DELAY_IDS, "syt_", "syd_") if secret in text]
+        assert "ice" not in text.casefold().replace("device", "").replace("notice", "")
+
+
+async def test_a_room_is_kept_without_taking_part_and_through_a_kill(
+    synapse, new_user, tmp_path, capsys
+):
+    people = [await new_user("ann"), await new_user("bob")]
+    room_id = await synapse.create_room(people[0].access_token)
+    await synapse.join_room(people[1].access_token, room_id)
+    (tmp_path / "password").write_text("password")
+    kept = {"plain": tmp_path / "plain.json", "hidden": tmp_path / "hidden.json"}
+    watchers = []
+    async with cast() as started:
+        for name, path in kept.items():
+            command = [sys.executable, "-m", "rtcfoci.cli.main", "--json", "watch", room_id]
+            command += ["--homeserver", synapse.base_url, "--user", people[1].user_id]
+            command += ["--password-file", str(tmp_path / "password"), "--save", str(path)]
+            command += ["--device-store", str(tmp_path / name)]
+            watchers.append(
+                await asyncio.create_subprocess_exec(
+                    *command,
+                    *(["--pseudonyms"] if name == "hidden" else []),
+                    stdout=asyncio.subprocess.DEVNULL,
+                )
+            )
+        try:
+            for path in kept.values():
+                await holds(path, "m.room.member")
+            ann = await join(synapse, people[0], room_id, tmp_path)
+            started.append(ann)
+            await ann.until(lambda: ann.events("Status"), "is in the call", 40)
+            for path in kept.values():
+                await holds(path, "msc4354_sticky_key")
+        finally:
+            for watcher in watchers:
+                watcher.send_signal(signal.SIGKILL)
+                await watcher.wait()
+        assert await ann.stop() == 0
+    told = {}
+    for name, path in kept.items():
+        assert main(["--json", "session", str(path), "--policy", "tolerant"]) == 0
+        told[name] = json.loads(capsys.readouterr().out)
+    (member,), (hidden,) = told["plain"]["members"], told["hidden"]["members"]
+    assert member["user_id"] == people[0].user_id
+    assert (member["dialect"], member["created_ts_ms"]) == (
+        hidden["dialect"],
+        hidden["created_ts_ms"],
+    )
+    assert len(told["plain"]["ignored"]) == len(told["hidden"]["ignored"])
+    text = kept["hidden"].read_text()
+    for name in (room_id, people[0].user_id, people[0].user_id[1:].partition(":")[0], "localhost"):
+        assert name not in text
+    assert "displayname" not in kept["plain"].read_text()
