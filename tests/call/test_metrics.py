@@ -18,7 +18,7 @@ from rtcfoci.testing import run
 from rtcfoci.testing.lobby import Lobby
 
 PACKAGE = Path(rtcfoci.__file__).parent
-PLUGINS = PACKAGE.parent / "plugins"
+PLUGINS = Path(__file__).parents[2] / "plugins"
 VARIABLE = {
     "signals_refused.": {reason.value for reason in Refusal},
     "keys_refused.": {reason.value for reason in KeyRefusal},
