@@ -239,8 +239,7 @@ class KeyRings:
                 return KeyRefusal.OUTDATED
         if ring is None:
             ring = self._rings[device] = _Ring()
-            if not self._host(now, device):
-                return KeyRefusal.TOO_MANY
+            self._host(now, device)
         ring.keys.pop(place, None)
         ring.keys[place] = _Held(message.key, message.sent_ts_ms)
         if len(ring.keys) > _MAX_KEYS:
@@ -269,8 +268,7 @@ class KeyRings:
 
     def _part(self, now: Now, device: _Device) -> None:
         ring = self._rings[device]
-        if ring.member is not None:
-            self._settle(ring, ring.member)
+        self._settle(ring, self._members[device])
         ring.member = None
         if not ring.keys:
             del self._rings[device]
@@ -281,8 +279,8 @@ class KeyRings:
         if not self._rings[device].of(member):
             self._expected.append((now.s + self._config.missing_after_s, device, member, None))
 
-    def _host(self, now: Now, device: _Device) -> bool:
-        """Keep what a stranger sent for a while; False when the others had to be preferred.
+    def _host(self, now: Now, device: _Device) -> None:
+        """Keep what a stranger sent for a while.
 
         Anybody can send before joining, or instead: whoever has most there makes room, or a few could
         silence all.
@@ -291,9 +289,9 @@ class KeyRings:
         if len(self._strangers) > _MAX_STRANGERS:
             of_user = Counter(user_id for user_id, _ in self._strangers)
             most = max(of_user.values())
+            # The newcomer is last, so this is another device of its user, or another user's.
             victim = next(d for d in self._strangers if of_user[d[0]] == most)
-            self._forget(victim, None if victim == device else KeyRefusal.TOO_MANY)
-        return device in self._strangers
+            self._forget(victim, KeyRefusal.TOO_MANY)
 
     def _forget(self, device: _Device, refusal: KeyRefusal | None) -> None:
         del self._strangers[device]

@@ -137,12 +137,11 @@ class KeySharing:
 
     def start(self, now: Now) -> None:
         """Make the first key and give it to all who are there. Nobody listens yet, so it is used at once."""
-        if self._newest is None:
-            first = self._newest = self._make(now, 0)
-            self._use(now, first)
-            for recipient in self._recipients.values():
-                self._owe(recipient, first)
-            self._pump(now)
+        first = self._newest = self._make(now, 0)
+        self._use(now, first)
+        for recipient in self._recipients.values():
+            self._owe(recipient, first)
+        self._pump(now)
 
     def set_members(self, now: Now, members: Iterable[Membership]) -> None:
         """Follow who is in the session."""

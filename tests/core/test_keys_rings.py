@@ -140,6 +140,13 @@ def test_refused_and_counted(reason, how):
     assert theirs(made.take(ANN)) == [(ANN, 0, K)], "a refused key spoils no later one"
 
 
+@pytest.mark.parametrize("lacks", ["application", "call_id"])
+def test_a_session_that_is_not_told_is_no_reason(lacks):
+    message = with_(lambda c: c["session"].pop(lacks))
+    assert theirs(desk(ANN).take(ANN, message)) == [(ANN, 0, K)]
+    assert len(theirs(desk(ANN).take(ANN, with_(lambda c: c.pop("session"))))) == 1
+
+
 @pytest.mark.parametrize("length", [16, 64])
 def test_lengths_that_are_taken(length):
     assert len(theirs(desk(ANN).take(ANN, content(ANN, secret=b"k" * length)))) == 1
@@ -308,7 +315,7 @@ def test_of_many_users_with_one_device_each_the_first_makes_room():
     assert len(theirs(made.there(ME, *people))) == 256
 
 
-def test_a_greedy_newcomer_gets_no_room():
+def test_a_greedy_newcomer_takes_room_from_its_own_user():
     made = desk()
     greedy = [member("mallory", device=f"D{number}") for number in range(200)]
     people = [member(f"p{number}") for number in range(56)]
@@ -318,6 +325,8 @@ def test_a_greedy_newcomer_gets_no_room():
     made.take(late)
     assert reasons(made) == {"too_many": 1}
     assert len(made.machine._rings._rings) == 256
+    there = {who for who, *_ in theirs(made.there(ME, *greedy, *people, late))}
+    assert there == {*greedy[1:], *people, late}
 
 
 def test_suspicion_is_bounded():

@@ -201,6 +201,19 @@ def test_a_key_that_reaches_one_not_is_used_all_the_same():
     assert uses(desk.wait(5)) == [1]
 
 
+def test_an_answer_about_a_key_that_is_out_of_use_lets_the_next_go():
+    desk = Desk()
+    first, _ = [o for o in desk.start(ME, ANN, BOB) if isinstance(o, SendKey)]
+    desk.there(ME, ANN)
+    out = desk.wait(5)
+    assert uses(out) == [1]
+    assert sends(out) == [], "one at a time to each"
+    out = desk.do(desk.machine.sent(desk.now, first.id))
+    assert sends(out) == [(ANN, 1)]
+    desk.deliver(out)
+    assert sends(desk.wait(100)) == []
+
+
 def test_who_leaves_is_not_written_to_any_more():
     desk = Desk()
     (send,) = [o for o in desk.start(ME, ANN) if isinstance(o, SendKey)]

@@ -18,7 +18,7 @@ def pytest_collection_finish(session):
             tools.npm_folder({"matrix-js-sdk": "42.0.0"})
         if "test_livekit_keys.py" in wanted:
             tools.npm_folder(tools.LIVEKIT_CLIENT)
-        if "test_differential.py" in wanted:
+        if wanted & {"test_differential.py", "test_media_keys.py"}:
             tools.npm_folder(tools.JS_SDK)
         if "test_readers.py" in wanted:
             tools.npm_folder(tools.JS_SDK)
