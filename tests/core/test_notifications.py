@@ -668,3 +668,17 @@ def test_reading_is_linear_in_the_number_of_users(room):
     assert read_notification(event, "!room:hs", US).mentions_us
     more = House(room).ring(users=[*many, *many])
     assert read_notification(more, "!room:hs", US).problems[0].code == "too_many_items"
+
+
+def test_one_ends_while_another_goes_on(house):
+    first, later = house.ring(), house.ring(T + 30_000, BOB)
+    started(house.take(first))
+    still = started(house.take(later))
+    assert ends(house.wait(T + 90_000)) == [NotificationEnd.EXPIRED]
+    assert house.bell.current == (still,)
+
+
+def test_who_may_mention_the_room_is_told(house):
+    assert not house.bell.power.may_mention_room(ANN)
+    house.state("m.room.power_levels", {"users": {ANN: 50}})
+    assert house.bell.power.may_mention_room(ANN)

@@ -408,3 +408,83 @@ def test_of_both_names_of_a_slot_the_newer_event_counts(room):
     assert slot({}, 4000, "m.rtc.slot") == ["SlotChanged", "MemberLeft"]
     assert slot(opened, 3500, SLOT_TYPE) == []
     assert slot(opened, 5000, SLOT_TYPE) == ["SlotChanged", "MemberJoined"]
+
+
+def test_a_room_member_event_that_says_nothing_is_no_joining(room):
+    driven = Driven(room).in_room("@u:hs")
+    driven.take(room.write(room.d3, "join", 1))
+    driven.take(room.event("m.room.member", [], 2, state_key="@u:hs"))
+    assert not len(driven.session)
+    driven.take(room.event("m.room.topic", {}, 3, state_key=""))
+    assert not len(driven.session)
+
+
+def test_two_members_of_a_user_under_the_rule_that_lists_them_all(room):
+    driven = Driven(room, policy=DEPLOYED).in_room("@u:hs")
+    one, other = (room.own(device=device) for device in ("ONE", "TWO"))
+    for at_ms, own in enumerate((one, other), 1):
+        driven.take(room.write(room.d3, "join", at_ms, own))
+    driven.take(room.write(room.d3, "leave", 3, one))
+    assert [m.member.device_id for m in driven.session.members] == ["TWO"]
+
+
+def test_what_travels_in_our_extension_is_not_in_the_common_place(room):
+    membership = room.membership(transports=(room.livekit, room.mesh), extended=1)
+    assert membership.published == (room.livekit,)
+
+
+@pytest.mark.parametrize(("policy", "counts"), [(DEPLOYED, True), (STRICT, False)])
+def test_a_leave_with_all_that_a_join_says(room, policy, counts):
+    driven = Driven(room, policy=policy).in_room("@u:hs")
+    event = room.write(room.superset, "join", 1)
+    member = {**event.content["member"], "membership": "leave"}
+    driven.take(replace(event, content={**event.content, "member": member}))
+    assert (len(driven.session) == 1) is counts
+
+
+def test_an_identifier_need_not_be_ascii(room):
+    driven = Driven(room).in_room("@u:hs")
+    driven.take(room.write(room.d3, "join", 1, room.own(device="TÉLÉPHONE")))
+    (membership,) = driven.session.members
+    assert membership.member.device_id == "TÉLÉPHONE"
+
+
+def test_the_stable_type_of_sticky_events_hides_no_state_from_deployed_clients(room):
+    driven = Driven(room, policy=DEPLOYED).in_room("@u:hs", "@v:hs")
+    state = room.write(room.d3, "join", 1)
+    driven.take(state)
+    own = room.own("@v:hs", member_id=state.state_key)
+    sticky = room.write(room.superset, "join", 2, own)
+    driven.take(replace(sticky, type="m.rtc.member"))
+    assert [m.dialect for m in driven.session.members] == ["D3"]
+    driven.take(replace(sticky, event_id="$other"))
+    assert [m.dialect for m in driven.session.members] == ["D6/D7"]
+
+
+def test_the_same_slot_event_again_changes_nothing(room):
+    driven = Driven(room)
+    event = room.event(SLOT_TYPE, {"application": {"type": "m.call"}}, 1, state_key="m.call#ROOM")
+    assert driven.take(event) == (SlotChanged(SlotStatus.OPEN),)
+    assert driven.take(event) == ()
+
+
+def test_a_claimed_member_id_without_claimed_times(room):
+    driven = Driven(room, policy=DEPLOYED).in_room("@u:hs")
+    event = room.write(room.d3, "join", 1)
+    driven.take(replace(event, content={**event.content, "membershipID": "mine"}))
+    (membership,) = driven.session.members
+    assert membership.member.member_id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "dialect"),
+    [({"member": {"membership": "knock"}}, "D6"), ({"transports": "none"}, None)],
+)
+def test_a_sticky_membership_with_something_odd(room, change, dialect):
+    driven = Driven(room).in_room("@u:hs")
+    event = room.write(room.superset, "join", 1)
+    content = dict(event.content)
+    for key, value in change.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    driven.take(replace(event, content=content))
+    assert [m.dialect for m in driven.session.members] == ([dialect] if dialect else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +189,17 @@ def test_waiting_is_bounded_by_user_and_in_all():
     per_user = {member.user_id: len(queue) for member, queue in box.inbox._held.items()}
     assert sorted(per_user.values()) == [51, 51, 51, 51, 52]
     assert fill("@a:hs", 1) == 0
+
+
+def test_who_takes_the_room_with_many_joins_loses_whole_ones(monkeypatch):
+    monkeypatch.setattr(signals, "_MAX_HELD", 3)
+    box = Inbox()
+    for n in range(3):
+        assert isinstance(box.take(content(f"m{n}", replace(PEER, member_id=f"p{n}"))), Held)
+    late = Member(user_id="@late:hs", device_id="L", member_id="l")
+    made = content("late", late)
+    assert box.take(made, sender="@late:hs", sender_device_id="L") == Held(late)
+    assert sorted(member.user_id for member in box.inbox._held) == ["@late:hs"] + ["@peer:hs"] * 2
 
 
 JUNK = [None, 7.5, [], {}, "", {"user_id": 1}, -1, "x" * 256]

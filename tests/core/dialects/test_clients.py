@@ -177,6 +177,7 @@ def test_the_name_of_a_sticky_slot():
         (1.5, "5", 1.55),
         (0, 0, None),
         (-5, 5, None),
+        ("5000", 7, math.nan),
         (GONE, "x", math.nan),
         (GONE, "1_0", math.nan),
         (GONE, {}, math.nan),
