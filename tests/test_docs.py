@@ -30,6 +30,7 @@ STEPS = [
     "how-to/ring.md",
     "how-to/select-a-focus.md",
     "how-to/lint-an-event.md",
+    "how-to/record-and-replay.md",
 ]
 
 

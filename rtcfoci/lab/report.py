@@ -25,7 +25,7 @@ from rtcfoci.core.slots import SLOT_EVENT_TYPES
 from rtcfoci.errors import Problem
 from rtcfoci.lab.roomfile import FileEvent, RoomFile, finite
 
-__all__ = ["Fold", "Step", "codes"]
+__all__ = ["Fold", "Step", "assumed_joins", "codes"]
 
 _ENCRYPTED = Problem("encrypted", "it is encrypted and was not decrypted")
 _ASSUMED = Problem(
@@ -70,10 +70,11 @@ class Fold:
 
     def steps(self) -> Iterator[Step]:
         """Fold one event after the other; the report is right at the end."""
-        if not any(entry.type == "m.room.member" for entry in self._file.events):
+        assumed = assumed_joins(self._file)
+        if assumed is not None:
             self.warnings.append(_ASSUMED)
-            for user_id in dict.fromkeys(e.event.sender for e in self._file.events if e.event):
-                self.session.receive(_joined(user_id), self._now)
+            for event in assumed:
+                self.session.receive(event, self._now)
         for entry in self._file.events:
             diffs: Sequence[SessionDiff] = ()
             if entry.event is not None:
@@ -163,6 +164,14 @@ class Fold:
         if event.type not in self._types:
             return ()
         return self.session.explain(event, self._now)
+
+
+def assumed_joins(file: RoomFile) -> Sequence[RoomEvent] | None:
+    """Have every sender join a room whose file has no `m.room.member`; None where it has one."""
+    if any(entry.type == "m.room.member" for entry in file.events):
+        return None
+    senders = dict.fromkeys(entry.event.sender for entry in file.events if entry.event)
+    return [_joined(user_id) for user_id in senders]
 
 
 def _is_sealed(entry: FileEvent) -> bool:

@@ -147,6 +147,11 @@ def rtcfoci_cli_commands() -> Iterable[CliCommand]:
         ),
         CliCommand(name="slot", summary="open or close a slot", run="rtcfoci.cli.slot:run"),
         CliCommand(
+            name="timeline",
+            summary="draw who was in which slot on which focus when",
+            run="rtcfoci.cli.timeline:run",
+        ),
+        CliCommand(
             name="watch", summary="show a room's session as it changes", run="rtcfoci.cli.watch:run"
         ),
     )

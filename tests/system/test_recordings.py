@@ -65,6 +65,11 @@ async def test_a_recorded_call_is_replayed_byte_for_byte(tmp_path, capsys):
     assert whole["complete"]
     broken_off = replayed(cut, capsys)
     assert (broken_off["equal"], broken_off["complete"]) == (True, False)
+    for path in (trace, cut):
+        picture = path.with_suffix(".txt")
+        assert main(["timeline", str(path), "-o", str(picture)]) == 0
+        assert "our delayed leave" in picture.read_text()
+    assert "homeserver_unreachable" in trace.with_suffix(".txt").read_text()
     told = trace.read_text()
     did = {
         record["effect"]["is"]
@@ -118,6 +123,9 @@ async def test_a_room_is_kept_without_taking_part_and_through_a_kill(
     for name, path in kept.items():
         assert main(["--json", "session", str(path), "--policy", "tolerant"]) == 0
         told[name] = json.loads(capsys.readouterr().out)
+        picture = path.with_suffix(".svg")
+        assert main(["timeline", str(path), "-o", str(picture), "--policy", "tolerant"]) == 0
+        assert told[name]["members"][0]["user_id"] in picture.read_text()
     (member,), (hidden,) = told["plain"]["members"], told["hidden"]["members"]
     assert member["user_id"] == people[0].user_id
     assert (member["dialect"], member["created_ts_ms"]) == (
