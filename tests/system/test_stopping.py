@@ -38,6 +38,11 @@ def command(synapse, person, folder, *words):
     return [sys.executable, "-m", "rtcfoci.cli.main", *words, *account]
 
 
+def complaints(told):
+    """What stands on standard error beside notes, such as who will not show a member of a mesh."""
+    return [line for line in told.splitlines() if not line.startswith("note: ")]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_a_participant_told_to_stop_withdraws_at_once(synapse, people, tmp_path, how):
     (ann, _), room_id = people
@@ -53,7 +58,7 @@ async def test_a_participant_told_to_stop_withdraws_at_once(synapse, people, tmp
             assert await participant.process.wait() == 0
         assert await current(synapse, ann.access_token, room_id) == []
         await participant.until(lambda: participant.events("CallEnded"), "says that it left", 5)
-        assert participant.log.read_text() == ""
+        assert complaints(participant.log.read_text()) == []
 
 
 async def test_stopped_while_joining_it_leaves_no_membership(synapse, people, tmp_path):
@@ -74,7 +79,7 @@ async def test_stopped_while_joining_it_leaves_no_membership(synapse, people, tm
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             _, err = await process.communicate()
-        assert err == b""
+        assert complaints(err.decode()) == []
         assert await current(synapse, ann.access_token, room_id) == []
         return took_s, process.returncode
 
