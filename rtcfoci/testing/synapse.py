@@ -109,6 +109,7 @@ class Synapse(Accounts):
     :param server_name: `localhost` by default; with `tls`, `localhost:PORT` of the TLS listener, so
         that other servers and token services find it by its name.
     :param tls: also listen with a self-made certificate, for federation and OpenID look-ups.
+    :param port: of loopback, where something before it has to know it; by default one that is free.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Synapse(Accounts):
         *,
         server_name: str | None = None,
         tls: bool = False,
+        port: int | None = None,
     ) -> None:
         self.scratch = scratch
         self.options: SynapseOptions = options or SynapseOptions()
         self.tls = tls
         self.tls_port: int | None = None
         self._fixed_name = server_name
+        self._fixed_port = port
         self._port = 0
         self._shared_secret = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
@@ -166,7 +169,8 @@ class Synapse(Accounts):
         python = await asyncio.to_thread(ensure_environment)
         self.scratch.mkdir(parents=True, exist_ok=True)
         for last in (False, False, True):
-            self._port, tls_port = _free_ports()
+            free_port, tls_port = _free_ports()
+            self._port = self._fixed_port or free_port
             self.tls_port = tls_port if self.tls else None
             await asyncio.to_thread(self._prepare, python)
             try:

@@ -1,0 +1,9 @@
+"""Makes the helpers of these tests importable wherever pytest is started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "blackbox")]

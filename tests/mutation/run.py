@@ -1,0 +1,231 @@
+"""Change core modules in every small way and see whether their example tests notice; resumable.
+
+    tox run -e mutation -- rtcfoci/core/selection.py      this one; folders and several are fine
+    tox run -e mutation -- --table rtcfoci/core           and write the table of docs/explanation/quality.md
+    tox run -e mutation -- --fresh rtcfoci/core/slots.py  believe nothing that is known
+
+Each mutant meets the tests that call the function it changes, those first that noticed others; a change
+outside of functions meets those that reach the module or who imports it. Exits with 1 when fewer than 90 %
+of a module's mutants are noticed.
+
+What is known is kept in ~/.cache/rtcfoci/mutation: that a test notices a mutant until the module or the file
+of the test changes, that none does until any test changes. Mutants that equal the original are listed in
+`equal.toml` with the reason, and are not counted; an entry that fits no survivor is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.mutation.mutants import Mutant, equal, functions, mutants  # noqa: E402
+from tests.mutation.trial import CORE, Test, Trials  # noqa: E402
+
+KNOWN = Path(os.environ.get("RTCFOCI_CACHE") or Path.home() / ".cache" / "rtcfoci") / "mutation"
+PAGE = ROOT / "docs" / "explanation" / "quality.md"
+BEGIN, END = "<!-- begin of mutants -->\n", "<!-- end of mutants -->\n"
+LEAST = 0.9
+
+
+@dataclass(frozen=True)
+class Score:
+    """What became of the mutants of a module."""
+
+    module: str
+    noticed: int
+    survived: int
+    equal: int
+
+    @property
+    def share(self) -> float:
+        """Of those that could be noticed."""
+        return self.noticed / ((self.noticed + self.survived) or 1) if self.noticed else 1.0
+
+    @property
+    def row(self) -> str:
+        """Give the row of the table; numbers as a reader writes them."""
+        counted = self.noticed + self.survived
+        return f"| `{self.module}` | {counted} | {self.noticed} | {self.share:.1%} | {self.equal or ''} |"
+
+
+@cache
+def digest(*paths: Path) -> str:
+    """Tell apart what files hold."""
+    found = sha256()
+    for path in paths:
+        found.update(path.read_bytes() if path.is_file() else b"gone")
+    return found.hexdigest()[:12]
+
+
+class Known:
+    """What became of the mutants of one module, in this run and before."""
+
+    def __init__(self, module: Path, tests: list[Test]) -> None:
+        self._file = KNOWN / f"{'.'.join(module.relative_to(ROOT).with_suffix('').parts)}.jsonl"
+        self._module = digest(module)
+        self._files = {test.node_id: ROOT / test.file for test in tests}
+        self._all = digest(*sorted(set(self._files.values())))
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        self._kept = {name: entry for name, *entry in map(json.loads, lines)}
+
+    def verdict(self, name: str) -> tuple[bool, bool]:
+        """Say whether it is known what became of a mutant, and whether it was noticed."""
+        module, test, tests = self._kept.get(name, ("", "", ""))
+        return module == self._module and tests == self._state(test), test is not None
+
+    def noticer(self, name: str) -> str | None:
+        """Name the test that noticed a mutant of this name last; it is likely to again."""
+        return self._kept.get(name, ("", None, ""))[1]
+
+    def keep(self, name: str, test: str | None) -> None:
+        """Note what became of a mutant, at once: a run may be cut off."""
+        self._kept[name] = (self._module, test, self._state(test))
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as log:
+            log.write(json.dumps([name, *self._kept[name]]) + "\n")
+
+    def _state(self, test: str | None) -> str:
+        return digest(self._files[test]) if test in self._files else self._all
+
+
+def importers(module: Path) -> set[str]:
+    """Give the files of the core and of its tests that import a module, and its own."""
+    whole = ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    package, _, name = whole.rpartition(".")
+    wanted = re.compile(
+        rf"\b(?:import|from) {whole}\b|\bfrom {package} import .*\b{name}\b|\bimport rtcfoci\.core\n"
+    )
+    paths = [*CORE.rglob("*.py"), *(ROOT / "tests" / "core").rglob("*.py")]
+    return {str(module), *(str(path) for path in paths if wanted.search(path.read_text("utf-8")))}
+
+
+class Choice:
+    """Which tests a mutant meets, in which order."""
+
+    _noticed: ClassVar[Counter[str]] = Counter()
+    """How many mutants each test has noticed, of all modules."""
+
+    def __init__(self, module: Path, source: str, trials: Trials) -> None:
+        self._file, self._named = str(module), f"test_{module.stem}"
+        self._functions = sorted(functions(source))
+        self._trials, importing = trials, importers(module)
+        self._near = [
+            test
+            for test in trials.tests
+            if str(ROOT / test.file) in importing
+            or any(file in importing for file, _ in test.calls)
+        ]
+
+    def of(self, mutant: Mutant, likely: str | None) -> tuple[list[list[Test]], bool]:
+        """Give the tests group by group, the likely and quick ones first; and whether it is in a function."""
+        line = mutant.place[0]
+        inside = [(first, last) for first, body, last in self._functions if body <= line <= last]
+        every, in_function = self._near, False
+        if inside:
+            first, last = inside[-1]
+            calling = [test for test in self._trials.tests if self._calls(test.calls, first, last)]
+            in_function = bool(calling) and not self._calls(self._trials.loading, first, last)
+            every = calling or every
+        often = dict(self._noticed.most_common(20))
+        known, near, rest = [], [], []
+        for test in sorted(every, key=lambda test: (-self._noticed[test.node_id], test.spent_s)):
+            is_near = test.node_id in often or Path(test.file).stem.startswith(self._named)
+            (known if test.node_id == likely else near if is_near else rest).append(test)
+        return ([[*known, *near, *rest]] if in_function else [known, near, rest]), in_function
+
+    def _calls(self, calls: Collection[tuple[str, int]], first: int, last: int) -> bool:
+        return any(file == self._file and first <= at <= last for file, at in calls)
+
+    def learn(self, test: str) -> None:
+        """Note that a test noticed a mutant."""
+        self._noticed[test] += 1
+
+
+def score(module: Path, trials: Trials, fresh: bool) -> Score:
+    """Try every mutant of a module of which nothing is known; list the survivors."""
+    source = module.read_text(encoding="utf-8")
+    name = str(module.relative_to(ROOT))
+    known, choice = Known(module, trials.tests), Choice(module, source, trials)
+    same = equal(name)
+    counts, listed = Counter[str](), set(same)
+    for mutant in mutants(source):
+        found, was_noticed = known.verdict(mutant.name)
+        if fresh or not found:
+            groups, inside = choice.of(mutant, known.noticer(mutant.name))
+            tried = (trials.noticed(module, mutant.code, group, inside=inside) for group in groups)
+            test = next((test for test in tried if test is not None), None)
+            known.keep(mutant.name, test)
+            was_noticed = test is not None
+            choice.learn(test or "")
+        if was_noticed:
+            counts["noticed"] += 1
+            continue
+        change = mutant.change(source)
+        if change in same:
+            counts["equal"] += 1
+            listed.discard(change)
+        else:
+            counts["survived"] += 1
+            print(f"  survived: {name}:{mutant.place[0]} {mutant.name}: {change}", flush=True)
+    for change in sorted(listed):
+        print(f"  equal.toml: no such mutant of {name} survives: {change}")
+    found = Score(name, counts["noticed"], counts["survived"], counts["equal"])
+    print(
+        f"{name}: {found.noticed} of {found.noticed + found.survived}, {found.share:.1%}",
+        flush=True,
+    )
+    return found
+
+
+def main() -> None:
+    """Score every module that is named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("modules", nargs="+", type=Path)
+    parser.add_argument("--fresh", action="store_true", help="try again what is known")
+    parser.add_argument("--table", action="store_true", help=f"write the table of {PAGE.name}")
+    asked = parser.parse_args()
+    os.chdir(ROOT)
+    modules = [
+        found.resolve()
+        for path in asked.modules
+        for found in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+    ]
+    if any(name.partition(".")[0] == "rtcfoci" for name in sys.modules):
+        sys.exit("the package is loaded already: no mutant would be")
+    trials = Trials()
+    scores = [score(module, trials, asked.fresh) for module in modules]
+    if asked.table:
+        write([found for found in scores if found.noticed or found.survived])
+    sys.exit(any(found.share < LEAST for found in scores))
+
+
+def write(scores: list[Score]) -> None:
+    """Put the table where the page has it."""
+    head = [
+        "| module | mutants | noticed | score | equal to the original |",
+        "|---|---|---|---|---|",
+    ]
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join([*head, *(found.row for found in scores)])
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
