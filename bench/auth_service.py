@@ -60,6 +60,9 @@ http {{
         location /_matrix/federation/v1/openid/userinfo {{
             return 200 '{{"sub":"@alice:localhost:{homeserver}"}}';
         }}
+        location ~ /is_joined$ {{ return 200 '{{"joined":true}}'; }}
+        location ~ /fed_proxy$ {{ return 200 '{{"status":200,"content":{{"jwt":"theirs"}}}}'; }}
+        location ~ /delayed_events/ {{ return 200 '{{"room_id":"!room:x","delay_ms":3600000}}'; }}
         location / {{ return 200 '{{}}'; }}
     }}
     server {{

@@ -55,7 +55,7 @@ class Plot:
 
 def drawing(title: str, plots: Sequence[Plot]) -> str:
     """Draw plots in a row."""
-    width = 30 + 310 * len(plots)
+    width = 36 + 310 * len(plots)
     height = _LOW + 32 + 16 * max(len(plot.lines) for plot in plots)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
@@ -64,7 +64,7 @@ def drawing(title: str, plots: Sequence[Plot]) -> str:
         f'<rect width="{width}" height="{height}" rx="10" fill="#fbfaf7"/>',
     ]
     for column, plot in enumerate(plots):
-        out += _plot(plot, 52 + 310 * column)
+        out += _plot(plot, 58 + 310 * column)
     return "\n".join([*out, "</svg>", ""])
 
 

@@ -22,7 +22,7 @@ const sdk = (name) => import(pathToFileURL(`${modules}/node_modules/matrix-js-sd
 const { MatrixRTCSession } = await sdk("matrixrtc/MatrixRTCSession");
 const { MatrixEvent } = await sdk("models/event");
 const { RoomStickyEventsStore } = await sdk("models/room-sticky-events");
-const MAX_S = 20; // of one measurement: at 100,000 members a change takes the SDK seconds
+const MAX_S = 10; // of one measurement: at 100,000 members a change takes the SDK seconds
 
 class Room extends EventEmitter {
     roomId = "!room:example.org";

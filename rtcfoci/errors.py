@@ -15,7 +15,8 @@ Out: health that changes over time, which is a condition (`rtcfoci.core.conditio
     ├── PluginError             a plugin failed to load or broke its contract
     ├── PreflightError          a join would fail; holds every finding
     └── ClientError             the homeserver refused or could not be reached
-        └── UnreachableError    no answer at all
+        ├── UnreachableError    no answer at all
+        └── UntrustedError      a device is not cross-signed, and the message is for none other
 
 Third-party exceptions never cross our boundaries: they are mapped to one of these where they arise.
 Messages never contain access tokens, media keys or delay ids.
@@ -38,6 +39,7 @@ __all__ = [
     "RtcfociError",
     "SelectionError",
     "UnreachableError",
+    "UntrustedError",
     "UsageError",
 ]
 
@@ -139,7 +141,7 @@ class ClientError(RtcfociError):
     :param status: HTTP status.
     :param errcode: Matrix error code, such as `M_FORBIDDEN`; empty when there was none.
     :param retry_after_ms: how long the server asks to wait, milliseconds.
-    :param body: the decoded error body, for codes that carry details.
+    :param body: the plain fields of the error body, for codes that carry details.
     """
 
     def __init__(
@@ -164,4 +166,13 @@ class UnreachableError(ClientError):
     """The homeserver gave no answer: refused, reset, timed out, or not HTTP."""
 
     def __init__(self, what: str, *, why: str = "", do: str = "") -> None:
+        super().__init__(what, status=0, why=why, do=do)
+
+
+class UntrustedError(ClientError):
+    """A message was not sent: it is for a cross-signed device, which this one is not."""
+
+    WHY = "it is not cross-signed by the identity that was first seen of its user"
+
+    def __init__(self, what: str, *, why: str = WHY, do: str = "") -> None:
         super().__init__(what, status=0, why=why, do=do)

@@ -7,11 +7,12 @@ In: the `Call` and its `Participant`s. Out: how it comes up and goes (`join`), o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,8 +21,8 @@ from rtcfoci.call import events as ev
 from rtcfoci.call.clock import ServerClock
 from rtcfoci.call.foci import Foci
 from rtcfoci.call.link import Link, Offer
+from rtcfoci.call.locals import Locals
 from rtcfoci.call.metrics import METRICS
-from rtcfoci.call.naming import name_track
 from rtcfoci.call.remotes import Participant, Remotes
 from rtcfoci.call.sessions import wall_now
 from rtcfoci.call.stats import FocusStats, gather
@@ -31,7 +32,7 @@ from rtcfoci.core.diffs import SessionDiff
 from rtcfoci.core.key_messages import Key
 from rtcfoci.core.model import JsonObject, Member, Membership, Now, RoomEvent, Slot
 from rtcfoci.core.signals import Signal
-from rtcfoci.errors import BackendError, Problem, RtcfociError, UsageError
+from rtcfoci.errors import BackendError, MediaError, Problem, RtcfociError, UsageError
 from rtcfoci.matrix.client import MatrixClient, ToDevice
 from rtcfoci.media.frames import Kind
 from rtcfoci.media.tracks import FrameHub, LocalTrack, RemoteTrack, TrackId
@@ -81,19 +82,23 @@ class Call:
         self.announced = announced
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
+        self._sealed_before = client.sealed(slot.room_id)
         self.random_bytes = random_bytes
         self.trace = trace
         """Records what goes into the core and what comes out; None when nobody asked."""
-        self._clock = ServerClock(now or wall_now)
+        self.clock: ServerClock = ServerClock(now or wall_now)
         self._stream: EventStream[ev.CallEvent] = EventStream(
             droppable=(ev.DataReceived, ev.SpeakingChanged)
         )
-        self._remotes = Remotes(self.loop, self._stream.put, self._follow)
+        self._remotes = Remotes(self.loop, self._stream.put, self._follow, client.trusts)
         self._session: Sequence[Membership] = ()
         self._conditions = Conditions()
         if trace is not None:
             trace.watch("conditions", self._conditions)
-        self._local: dict[TrackId, LocalTrack] = {}
+            trace.on_failed = partial(self.recording_failed, "the trace")
+        self._locals = Locals(
+            member, self.loop, lambda tracks: self.foci.set_tracks(tracks), self.on_condition
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: dict[Link, set[tuple[str, str]]] = {}
         self._qualities: WeakKeyDictionary[RemoteTrack, Quality] = WeakKeyDictionary()
@@ -142,7 +147,9 @@ class Call:
         """Counters of this call, such as refused signals, by their published names
         (`rtcfoci.call.metrics`).
         """
-        return {**dict.fromkeys(METRICS, 0), **self.counters}
+        sealed = asdict(self.client.sealed(self.room_id).since(self._sealed_before))
+        counted = {f"sealed_{what}": count for what, count in sealed.items()}
+        return {**dict.fromkeys(METRICS, 0), **self.counters, **counted}
 
     @property
     def focus_type(self) -> str:
@@ -157,35 +164,23 @@ class Call:
         return self._stream.read()
 
     async def publish(self, hub: FrameHub, *, source: str = "", name: str = "") -> LocalTrack:
-        """Publish a stream of frames as a track.
+        """Publish a stream of frames as a track; when its source dies, it is muted (`source_failed`).
 
         :param source: `microphone` or `camera` unless said otherwise.
         :param name: tells equal sources apart; the source's ordinal unless said otherwise.
         :raises UsageError: when the track exists, or the focus cannot carry its kind.
         """
         self._require_running()
-        can = self.foci.own_offer.focus_type.capabilities
-        if not (can.audio if hub.kind is Kind.AUDIO else can.video):
-            raise UsageError(
-                f"the focus {self.focus_type} carries no {hub.kind.value}",
-                why="its capabilities say so",
-                do="accept a focus type that does: rtcfoci plugins lists them",
-            )
-        track_id = name_track(self.member, hub.kind, self._local, source=source, name=name)
-        track = LocalTrack(track_id, hub)
-        self._local[track.track_id] = track
-        self.foci.set_tracks(self._local.values())
-        return track
+        focus = self.foci.own_offer.focus_type
+        return self._locals.publish(hub, focus, source=source, name=name)
 
     async def unpublish(self, track: LocalTrack) -> None:
         """Stop publishing a track; idempotent."""
-        self._local.pop(track.track_id, None)
-        self.foci.set_tracks(self._local.values())
+        self._locals.unpublish(track)
 
     async def mute(self, track: LocalTrack, muted: bool = True) -> None:
         """Mute or unmute a local track: nothing of it is sent meanwhile, and the others are told."""
-        track.muted = muted
-        self.foci.set_tracks(self._local.values())
+        self._locals.mute(track, muted)
 
     async def subscribe(self, track: RemoteTrack, quality: Quality) -> None:
         """Say how much of a remote track is wanted, on whatever focus it comes; it starts at `HIGH`."""
@@ -261,6 +256,14 @@ class Call:
                 return found
         return None
 
+    def recording_failed(self, subject: str, error: MediaError | str) -> None:
+        """Tell of a recording that ended early, as a condition; thread-safe, for a recorder's thread:
+        `Recorder(path, epoch_ns=..., on_error=partial(call.recording_failed, path.name))`.
+        """
+        cause = error if isinstance(error, str) else f"{error.what}: {error.why}"
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the call over
+            self.loop.call_soon_threadsafe(self._raise, "recording_failed", subject, cause)
+
     async def leave(self) -> None:
         """Leave: withdraw the membership, close the connections. Idempotent.
 
@@ -276,11 +279,7 @@ class Call:
 
     def now(self) -> Now:
         """Give our monotonic clock and the homeserver's."""
-        return self._clock.now()
-
-    def learn_time(self, events: Sequence[RoomEvent]) -> None:
-        """Read the homeserver's clock from the age of our own events."""
-        self._clock.learn(events, self.member.user_id)
+        return self.clock.now()
 
     def spawn(
         self, work: Coroutine[object, object, None], *, name: str, vital: bool = False

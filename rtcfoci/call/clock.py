@@ -33,6 +33,11 @@ class ServerClock:
             return now
         return Now(now.s, round(now.s * 1000 + self._ahead_ms))
 
+    def heard_ts_ms(self, event: RoomEvent) -> int:
+        """Tell when an event came, by this clock: one that was read late came before it was handed out."""
+        passed_ms = self._now().ts_ms - event.received_ts_ms
+        return self.now().ts_ms - max(0, passed_ms)
+
     def learn(self, events: Sequence[RoomEvent], user_id: str) -> None:
         """Read the homeserver's clock from the age of an event: of one of our own, which no other server has
         a say in.

@@ -30,6 +30,7 @@ from rtcfoci.call.trust import TrustedHttp, TrustPolicy, origins_in
 from rtcfoci.core.dialects import OwnEvent, OwnMembership, WritableDialect, is_livekit
 from rtcfoci.core.dialects.dangers import dangers
 from rtcfoci.core.dialects.state import state_member_id
+from rtcfoci.core.keys import KeyConfig
 from rtcfoci.core.lifecycle import LifecycleConfig
 from rtcfoci.core.model import JsonObject, Member, Now, Slot, SlotStatus, Transport
 from rtcfoci.core.session import Session
@@ -80,6 +81,7 @@ async def join(
     selection: str | None = None,
     open_slot: Literal["auto", "never"] = "auto",
     allow_insecure: bool = False,
+    require_trusted: bool = False,
     trust: TrustPolicy | None = None,
     lifecycle: LifecycleConfig | None = None,
     plugins: PluginManager | None = None,
@@ -107,6 +109,8 @@ async def join(
     :param open_slot: `auto` opens an existing closed slot where our power permits; no slot is ever
         created or closed.
     :param allow_insecure: in an encrypted room, accept foci that protect media or data less.
+    :param require_trusted: exchange media keys and signals with cross-signed devices alone; takes an
+        encrypted room.
     :param plugins: what is installed, if it was loaded already.
     :param trace: a new file that records what goes into the core and what comes out, without secrets
         (`rtcfoci.call.trace`).
@@ -123,6 +127,8 @@ async def join(
         room_id = await resolve_alias(adapter, room)
         place = Slot(room_id=room_id, application=application, name=slot)
         facts, support = await together(inspect_room(adapter, room_id), adapter.support())
+        if require_trusted:
+            _require_trust(facts, allow_insecure)
         usable = _secure_enough([kind for kind, _ in chosen], facts, allow_insecure)
         keyed = facts.encrypted and any(takes_keys(kind) for kind in usable)
         signals = facts.encrypted and any(k.capabilities.needs_signalling for k in usable)
@@ -132,7 +138,11 @@ async def join(
         configs = [(kind, config) for kind, config in chosen if kind in usable]
         advertised = await _advertised(adapter, support, usable)
         written = _dialect(manager, dialect, usable, advertised, facts, support)
-        require_power(facts, adapter.user_id, written.event_types[0], state=not written.sticky)
+        sealed = facts.encrypted and written.sticky
+        if sealed:
+            _require_encryption(adapter)
+        sent = "m.room.encrypted" if sealed else written.event_types[0]
+        require_power(facts, adapter.user_id, sent, state=not written.sticky)
         call = Call(
             adapter,
             place,
@@ -144,7 +154,7 @@ async def join(
             trace=None if trace is None else _recorded(trace, manager),
         )
         call.insecure = allow_insecure
-        call.learn_time(facts.state)
+        call.clock.learn(facts.state, adapter.user_id)
         try:
             known = origins_in([*(c for _, c in configs), *(t.raw for t in advertised)])
             http = TrustedHttp(trust or TrustPolicy(), known)
@@ -161,7 +171,8 @@ async def join(
                 keyed=keyed,
             )
             if keyed:
-                call.keys = MediaKeys(call)
+                config = KeyConfig(require_trusted=require_trusted)
+                call.keys = MediaKeys(call, config, random_bytes=_key_source(call))
             call.on_closing(call.foci.aclose)
             await call.foci.gather(advertised)
             await _while_it_lasts(
@@ -175,6 +186,7 @@ async def join(
                     application_data or {},
                     lifecycle,
                     force,
+                    require_trusted,
                 ),
             )
             if open_slot == "auto":
@@ -227,6 +239,7 @@ async def _bring_up(
     application_data: JsonObject,
     lifecycle: LifecycleConfig | None,
     force: bool,
+    require_trusted: bool,
 ) -> None:
     own = OwnMembership(
         slot=call.slot,
@@ -243,19 +256,28 @@ async def _bring_up(
     call.remarks = remarks(event, call.slot)
     session = Session(call.slot, installed_dialects(manager))
     call.calling = Calling(call, session, sticky=support.sticky_events)
-    call.signalling = Signalling(call, session)
+    call.signalling = Signalling(call, session, require_trusted=require_trusted)
     call.presence = Presence(
         call.client,
         session,
         writer,
         support,
         call,
+        encrypted=facts.encrypted,
         config=lifecycle,
     )
     if call.trace is not None:
-        made_of = {"slot": call.slot, "policy": session.policy.name}
-        call.trace.watch("session", session, **made_of)
+        call.trace.watch("session", session, slot=call.slot, policy=session.policy.name)
         call.trace.watch("signals", call.signalling.inbox, slot=call.slot, own=call.member)
+        call.trace.watch("notifications", call.calling.heard, own=call.member)
+        if call.keys is not None:
+            call.trace.watch(
+                "keys",
+                call.keys.machine,
+                slot=call.slot,
+                own=call.member,
+                config=call.keys.config,
+            )
         call.trace.watch("lifecycle", call.presence.lifecycle, config=lifecycle)
     # The focus gets ready while we become a member.
     call.spawn(call.presence.run(), name="presence", vital=True)
@@ -269,6 +291,11 @@ async def _bring_up(
     if call.keys is not None:
         call.keys.start()
     call.foci.start()
+
+
+def _key_source(call: Call) -> Callable[[int], bytes]:
+    trace = call.trace
+    return call.random_bytes if trace is None else trace.handles.making(call.random_bytes)
 
 
 def _recorded(path: Path, manager: PluginManager) -> Trace:
@@ -322,13 +349,31 @@ def _secure_enough(
     return usable
 
 
+def _require_trust(facts: RoomFacts, allow_insecure: bool) -> None:
+    if facts.encrypted and not allow_insecure:
+        return
+    raise PreflightError(
+        [
+            RtcfociError(
+                "no device can be trusted in this call",
+                why="less protection is allowed"
+                if facts.encrypted
+                else "the room is not encrypted",
+                do="join without allow_insecure"
+                if facts.encrypted
+                else "encrypt the room, or join without require_trusted (--require-trusted)",
+            )
+        ]
+    )
+
+
 def _require_encryption(client: MatrixClient) -> None:
     if not client.encrypts:
         raise PreflightError(
             [
                 RtcfociError(
                     "this client cannot encrypt, and the room asks for it",
-                    why="signalling or media keys in clear would let the homeserver into the call",
+                    why="what has to be encrypted would let the homeserver into the call in clear",
                     do="connect with encrypted=True",
                 )
             ]

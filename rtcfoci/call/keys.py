@@ -26,7 +26,7 @@ from rtcfoci.core.keys import (
     UseKey,
 )
 from rtcfoci.core.model import Member, Membership, Now, Slot
-from rtcfoci.errors import ClientError, UnreachableError
+from rtcfoci.errors import ClientError, UnreachableError, UntrustedError
 from rtcfoci.matrix.client import MatrixClient, ToDevice
 from rtcfoci.plugin.hookspecs import FocusType, Security
 
@@ -50,7 +50,6 @@ class KeyObserver(Protocol):
     slot: Slot
     member: Member
     counters: Counter[str]
-    random_bytes: Callable[[int], bytes]
 
     def now(self) -> Now: ...
     def spawn(
@@ -62,19 +61,34 @@ class KeyObserver(Protocol):
 
 
 class MediaKeys:
-    """Exchanges the media keys of one call."""
+    """Exchanges the media keys of one call.
 
-    def __init__(self, call: KeyObserver, config: KeyConfig | None = None) -> None:
+    :param random_bytes: where our keys come from.
+    """
+
+    def __init__(
+        self,
+        call: KeyObserver,
+        config: KeyConfig,
+        *,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.config = config
         self._call = call
         self._machine = KeyMachine(
             call.slot,
             call.member,
-            random_bytes=call.random_bytes,
+            random_bytes=random_bytes,
             config=config,
             counters=call.counters,
         )
         self._wake = asyncio.Event()
         self._closed = False
+
+    @property
+    def machine(self) -> KeyMachine:
+        """The machine of the keys."""
+        return self._machine
 
     async def run(self) -> None:
         """Keep the machine's time; runs until cancelled."""
@@ -115,6 +129,7 @@ class MediaKeys:
                     sender=message.sender,
                     sender_device_id=message.sender_device_id,
                     encrypted=message.security != "clear",
+                    trusted=message.security == "trusted",
                 )
             )
 
@@ -152,8 +167,15 @@ class MediaKeys:
         try:
             async with asyncio.timeout(effect.timeout_s):
                 await call.client.send_to_device(
-                    WRITTEN_KEY_TYPE, to.user_id, to.device_id or "", content, encrypt=True
+                    WRITTEN_KEY_TYPE,
+                    to.user_id,
+                    to.device_id or "",
+                    content,
+                    encrypt=True,
+                    trusted=effect.trusted,
                 )
+        except UntrustedError as error:
+            self._failed(effect, error.why, server=False, untrusted=True)
         except ClientError as error:
             self._failed(
                 effect,
@@ -171,11 +193,21 @@ class MediaKeys:
             self._apply(self._machine.sent(call.now(), effect.id))
 
     def _failed(
-        self, effect: SendKey, cause: str, *, server: bool, retry_after_s: float = 0.0
+        self,
+        effect: SendKey,
+        cause: str,
+        *,
+        server: bool,
+        untrusted: bool = False,
+        retry_after_s: float = 0.0,
     ) -> None:
-        now = self._call.now()
         self._apply(
             self._machine.failed(
-                now, effect.id, cause=cause, server=server, retry_after_s=retry_after_s
+                self._call.now(),
+                effect.id,
+                cause=cause,
+                server=server,
+                untrusted=untrusted,
+                retry_after_s=retry_after_s,
             )
         )

@@ -35,7 +35,7 @@ _Read: TypeAlias = Callable[[PairStats], float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One counter of `Call.metrics`."""
+    """One figure of `Call.metrics`: a counter, or what is so now."""
 
     name: str
     """What stands behind a dot is the reason."""
@@ -83,6 +83,7 @@ _KEYS_REFUSED: Mapping[KeyRefusal, str] = {
     KeyRefusal.OTHER_SLOT: "It is for another slot.",
     KeyRefusal.NOT_ENCRYPTED: "It came in clear.",
     KeyRefusal.OTHER_DEVICE: "It was encrypted by another device than it claims.",
+    KeyRefusal.UNTRUSTED: "Its device is not cross-signed, which is required.",
     KeyRefusal.OUTDATED: "It was sent before the one of its index that we hold.",
     KeyRefusal.TOO_MANY: "More were waiting for members to join than are kept.",
     KeyRefusal.NOT_A_MEMBER: "Its sender never joined.",
@@ -94,6 +95,11 @@ CALL_METRICS: tuple[Metric, ...] = (
         for reason, what in _REFUSED.items()
     ),
     Metric(
+        name="signals_refused.untrusted",
+        unit="signals",
+        what="Its device is not cross-signed, which is required.",
+    ),
+    Metric(
         name="signals_refused.no_such_focus",
         unit="signals",
         what="It is for a focus that we are not on.",
@@ -102,6 +108,27 @@ CALL_METRICS: tuple[Metric, ...] = (
         name="events_ignored",
         unit="events",
         what="Membership events that were not understood.",
+    ),
+    Metric(
+        name="sealed_waiting",
+        unit="events",
+        what="Encrypted events of the room that wait for their key, now.",
+        kind="gauge",
+    ),
+    Metric(
+        name="sealed_dropped",
+        unit="events",
+        what="Encrypted events that were given up, since more were waiting than are kept.",
+    ),
+    Metric(
+        name="sealed_refused",
+        unit="events",
+        what="Encrypted events that came again, or are of another room.",
+    ),
+    Metric(
+        name="sealed_unbound",
+        unit="events",
+        what="Encrypted events that no known device of their sender encrypted.",
     ),
     Metric(
         name="events_dropped",
@@ -203,6 +230,12 @@ EXPORTED_METRICS: tuple[ExportedMetric, ...] = (
         unit="conditions",
         what="Conditions that hold now.",
         labels=("code", "terminal"),
+    ),
+    ExportedMetric(
+        name="sealed_waiting",
+        kind="gauge",
+        unit="events",
+        what="Encrypted events of the room that wait for their key.",
     ),
     ExportedMetric(
         name="events",

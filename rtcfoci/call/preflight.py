@@ -16,6 +16,7 @@ from rtcfoci.core.power import RoomPower, required_power
 from rtcfoci.core.slots import SLOT_EVENT_TYPES, read_slot
 from rtcfoci.errors import ClientError, PreflightError, RtcfociError
 from rtcfoci.matrix.client import MatrixClient
+from rtcfoci.matrix.sync import read_sync
 
 __all__ = ["RoomFacts", "inspect_room", "remarks", "require_power"]
 
@@ -123,17 +124,15 @@ async def _own_membership(client: MatrixClient, room_id: str) -> str:
     answer = await client.request(
         "GET", "/_matrix/client/v3/sync", query={"filter": json.dumps(wanted), "timeout": "0"}
     )
-    rooms = answer.get("rooms")
-    if not isinstance(rooms, dict):
-        return "leave"
-    if room_id in (rooms.get("invite") or {}):
-        return "invite"
-    left = (rooms.get("leave") or {}).get(room_id) or {}
     membership = "leave"
-    for part in ("state", "timeline"):
-        for event in (left.get(part) or {}).get("events") or ():
-            if event.get("state_key") == client.user_id:
-                membership = str(event.get("content", {}).get("membership", "leave"))
+    for found in read_sync(answer, 0).rooms:
+        if found.room_id != room_id:
+            continue
+        if found.membership == "invite":
+            return "invite"
+        for event in (*found.state, *found.timeline):
+            if event.state_key == client.user_id:
+                membership = str(event.content.get("membership", "leave"))
     return membership
 
 

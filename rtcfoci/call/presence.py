@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from rtcfoci.call.clock import ServerClock
 from rtcfoci.call.link import Offer
 from rtcfoci.core import effects as fx
 from rtcfoci.core.dialects import OwnEvent, OwnMembership, WritableDialect
@@ -28,6 +29,7 @@ from rtcfoci.core.session import (
     SessionDiff,
     SlotChanged,
 )
+from rtcfoci.core.unread import Unread
 from rtcfoci.errors import ClientError, Problem, RtcfociError
 from rtcfoci.matrix.client import Connectivity, MatrixClient, RoomUpdate, ServerSupport, ToDevice
 
@@ -90,6 +92,7 @@ class Writer:
 class PresenceObserver(Protocol):
     """Who is told about the session and our health in it; all on the call's loop."""
 
+    clock: ServerClock
     member: Member
 
     def now(self) -> Now: ...
@@ -103,13 +106,13 @@ class PresenceObserver(Protocol):
     def on_event(self, event: RoomEvent, changes: Sequence[SessionDiff], now: Now) -> None: ...
     def on_ignored(self, sender: str, problems: Sequence[Problem]) -> None: ...
     def on_to_device(self, message: ToDevice) -> None: ...
-    def learn_time(self, events: Sequence[RoomEvent]) -> None: ...
 
 
 class Presence:
     """Keeps us in the session, and everybody informed of it.
 
     :param writer: writes our membership; replaced when our transports change.
+    :param encrypted: whether the room is; what is not state is encrypted there (MSC4143).
     """
 
     def __init__(
@@ -120,15 +123,18 @@ class Presence:
         support: ServerSupport,
         observer: PresenceObserver,
         *,
+        encrypted: bool = False,
         config: LifecycleConfig | None = None,
     ) -> None:
         self.session = session
+        self._encrypted = encrypted
         self._client = client
         self._writer = writer
         self._support = support
         self._observer = observer
         self._room_id = session.slot.room_id
         self._lifecycle = Lifecycle(config)
+        self._unread = Unread(session.in_room)
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._effects: set[asyncio.Task[None]] = set()
@@ -222,6 +228,8 @@ class Presence:
             due_s = [_LONGEST_WAIT_S]
             if self.session.next_timer_ts_ms is not None:
                 due_s.append((self.session.next_timer_ts_ms - now.ts_ms) / 1000)
+            if self._unread.next_timer_ts_ms is not None:
+                due_s.append((self._unread.next_timer_ts_ms - now.ts_ms) / 1000)
             if self._lifecycle.next_timer_s is not None:
                 due_s.append(self._lifecycle.next_timer_s - now.s)
             self._wake.clear()
@@ -232,17 +240,19 @@ class Presence:
                 now = self._observer.now()
                 if self._tell(self.session.handle_timer(now), None):
                     self._changed()
-                self._apply(self._lifecycle.timer(now))
+                self._apply((*self._unread.timer(now), *self._lifecycle.timer(now)))
 
     def _room_update(self, update: RoomUpdate) -> None:
         changed = False
-        self._observer.learn_time(update.events)
+        clock = self._observer.clock
+        clock.learn(update.events, self._client.user_id)
         now = self._observer.now()
         for event in update.events:
             if event.state_key is None:  # its time is counted by the clock that the session goes by
-                event = replace(event, received_ts_ms=now.ts_ms)
+                event = replace(event, received_ts_ms=clock.heard_ts_ms(event))
             changes = self.session.receive(event, now)
             changed |= self._tell(changes, event)
+            self._apply(self._unread.receive(event, now))
             self._observer.on_event(event, changes, now)
             if event.type == "m.room.tombstone" and event.state_key == "":
                 replacement = event.content.get("replacement_room")
@@ -362,6 +372,7 @@ class Presence:
                     txn_id=txn_id,
                     state_key=event.state_key,
                     sticky_duration_ms=event.sticky_duration_ms,
+                    encrypt=self._encrypted and event.state_key is None,
                 )
                 return fx.Scheduled(delay_id=delay_id)
             case fx.RestartLeave(delay_id=delay_id):
@@ -388,4 +399,5 @@ class Presence:
             event.content,
             txn_id=txn_id,
             sticky_duration_ms=event.sticky_duration_ms,
+            encrypt=self._encrypted,
         )

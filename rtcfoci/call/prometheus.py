@@ -131,13 +131,15 @@ class _Families:
         self.made: dict[str, Any] = {}
 
     def call(self, call: tuple[str, ...], snapshot: _Snapshot) -> None:
-        participants, conditions, events = EXPORTED_METRICS
+        participants, conditions, waiting, events = EXPORTED_METRICS
         self._add(participants, _CALL, call, snapshot.participants)
         for (code, terminal), count in snapshot.conditions.items():
             labels = (*call, _label(code), str(terminal).lower())
             self._add(conditions, _CALL, labels, count)
+        self._add(waiting, _CALL, call, snapshot.counters.get(waiting.name, 0))
         own = [name for name in snapshot.counters if name not in METRICS]
-        for name in (*METRICS, *sorted(own)[:_MAX_COUNTERS]):
+        published = [name for name, metric in METRICS.items() if metric.kind == "counter"]
+        for name in (*published, *sorted(own)[:_MAX_COUNTERS]):
             # The name of a focus type has dots itself.
             event, _, reason = name.rpartition(".") if "." in name else (name, "", "")
             labels = (*call, _label(event), _label(reason))

@@ -32,8 +32,11 @@ _MAX_EARLY_EVENTS = 16
 class Participant:
     """Another device in the session; the same object for as long as it stays."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(
+        self, membership: Membership, trusts: Callable[[str, str | None], bool | None]
+    ) -> None:
         self.membership = membership
+        self._trusts = trusts
         self.tracks: dict[TrackId, RemoteTrack] = {}
         """What it publishes now."""
 
@@ -48,6 +51,11 @@ class Participant:
     @property
     def device_id(self) -> str | None:
         return self.membership.member.device_id
+
+    @property
+    def trusted(self) -> bool | None:
+        """Whether its device is cross-signed; None: nothing is known of that, as in a clear room."""
+        return self._trusts(self.user_id, self.device_id)
 
     def __repr__(self) -> str:
         return f"Participant({self.member})"
@@ -65,6 +73,7 @@ class Remotes:
 
     :param tell: takes every event for the application.
     :param changed: called when somebody who lingered is given up, so that the foci follow.
+    :param trusts: says whether a device is cross-signed.
     """
 
     def __init__(
@@ -72,7 +81,9 @@ class Remotes:
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[ev.CallEvent], None],
         changed: Callable[[], None],
+        trusts: Callable[[str, str | None], bool | None],
     ) -> None:
+        self._trusts = trusts
         self.participants: dict[Member, Participant] = {}
         self._loop = loop
         self._tell = tell
@@ -97,7 +108,7 @@ class Remotes:
             self.changed(membership)
             return
         self._replace(membership.member)
-        participant = self.participants[membership.member] = Participant(membership)
+        participant = self.participants[membership.member] = Participant(membership, self._trusts)
         self._tell(ev.ParticipantJoined(participant))
         for link, event in self._early.pop(membership.member, ()):
             self.take(link, event)
@@ -190,6 +201,7 @@ class Remotes:
     def _added(
         self, participant: Participant, link: Link, track_id: TrackId, hub: FrameHub
     ) -> None:
+        back = track_id in self._orphans
         self._adopt(track_id)
         track = participant.tracks.get(track_id)
         new = track is None
@@ -199,6 +211,9 @@ class Remotes:
         self._feeds[track_id] = _Feed(link, hub)
         if new:
             self._tell(ev.TrackAdded(track))
+        elif back and track.muted:  # published anew; that it is muted would be said again
+            track.muted = False
+            self._tell(ev.TrackMuted(track))
 
     def _keep_early(self, member: Member, link: Link, event: pe.TrackAdded | pe.TrackMuted) -> None:
         # Media may outrun the membership by a sync; a stranger cannot make us keep much.

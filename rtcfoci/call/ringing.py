@@ -4,7 +4,7 @@ In: hearing calls without taking part, declining them, and ringing from within o
 Out: which notifications count (`rtcfoci.core.notifications`), what they look like on the wire
 (`rtcfoci.core.dialects.notification`), taking a call (`join`).
 
-They are sent in clear, in encrypted rooms too: they say no more than our membership beside them.
+In an encrypted room they are encrypted (MSC4075, Invites, draft of 2026-09-11), if the client can.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rtcfoci.core.session import Session
 from rtcfoci.errors import RtcfociError, UsageError
 from rtcfoci.matrix.adapted import adapted
 from rtcfoci.matrix.client import MatrixClient
-from rtcfoci.matrix.rooms import resolve_alias
+from rtcfoci.matrix.rooms import is_encrypted, resolve_alias
 from rtcfoci.media.frames import Kind
 from rtcfoci.plugin.manager import PluginManager
 
@@ -88,9 +88,10 @@ async def decline(client: MatrixClient | nio.AsyncClient, notification: Notifica
     :raises ClientError: when the homeserver refuses or does not answer.
     """
     async with adapted(client) as adapter:
-        sticky = (await adapter.support()).sticky_events
+        sticky, room_id = (await adapter.support()).sticky_events, notification.room_id
+        encrypt = adapter.encrypts and await is_encrypted(adapter, room_id)
         event = write_decline(notification.event_id)
-        await _send(adapter, notification.room_id, event, sticky, secrets.token_hex(8))
+        await _send(adapter, room_id, event, secrets.token_hex(8), sticky=sticky, encrypt=encrypt)
 
 
 class Caller(Protocol):
@@ -99,6 +100,7 @@ class Caller(Protocol):
     client: MatrixClient
     slot: Slot
     member: Member
+    encrypted: bool
     announced: frozenset[Kind]
     random_bytes: Callable[[int], bytes]
 
@@ -116,7 +118,7 @@ class Calling:
         self._call = call
         self._session = session
         self._sticky = sticky
-        self._heard = Notifications(
+        self.heard: Notifications = Notifications(
             session, user_id=call.member.user_id, device_id=call.member.device_id or ""
         )
 
@@ -125,7 +127,7 @@ class Calling:
     ) -> Iterator[tuple[str, str]]:
         """Take an event; give who declines a notification of ours, and which."""
         own = self._call.member.user_id
-        for news in self._heard.receive(event, changes, now):
+        for news in self.heard.receive(event, changes, now):
             match news:
                 case NotificationDeclined(notification, user_id):
                     if notification.sender == own != user_id:
@@ -152,7 +154,14 @@ class Calling:
             intent=_intent(call.announced),
         )
         txn_id = call.random_bytes(8).hex()
-        return await _send(call.client, call.slot.room_id, event, self._sticky, txn_id)
+        return await _send(
+            call.client,
+            call.slot.room_id,
+            event,
+            txn_id,
+            sticky=self._sticky,
+            encrypt=call.encrypted and call.client.encrypts,
+        )
 
     def _require_hearers(self, user_ids: Sequence[str] | None, lifetime_s: float) -> None:
         if not 1 <= lifetime_s <= MAX_LIFETIME_MS / 1000:
@@ -162,7 +171,7 @@ class Calling:
                 do="give lifetime_s between 1 and 120",
             )
         if user_ids is None:
-            if not self._heard.power.may_mention_room(self._call.member.user_id):
+            if not self.heard.power.may_mention_room(self._call.member.user_id):
                 raise UsageError(
                     "we may not call everybody in this room",
                     why="our power is below what mentioning the room needs (notifications.room)",
@@ -202,7 +211,13 @@ def _intent(announced: Iterable[Kind]) -> str:
 
 
 async def _send(
-    client: MatrixClient, room_id: str, event: OwnEvent, sticky: bool, txn_id: str
+    client: MatrixClient,
+    room_id: str,
+    event: OwnEvent,
+    txn_id: str,
+    *,
+    sticky: bool,
+    encrypt: bool,
 ) -> str:
     return await client.send_event(
         room_id,
@@ -210,4 +225,5 @@ async def _send(
         event.content,
         txn_id=txn_id,
         sticky_duration_ms=event.sticky_duration_ms if sticky else None,
+        encrypt=encrypt,
     )

@@ -20,7 +20,7 @@ from rtcfoci.core.signals import (
     SignalInbox,
     build_signal,
 )
-from rtcfoci.errors import BackendError
+from rtcfoci.errors import BackendError, UntrustedError
 from rtcfoci.matrix.client import MatrixClient, ToDevice
 
 __all__ = ["SignalObserver", "Signalling"]
@@ -48,10 +48,16 @@ class SignalObserver(Protocol):
 
 
 class Signalling:
-    """Sends and receives the signals of one call."""
+    """Sends and receives the signals of one call.
 
-    def __init__(self, call: SignalObserver, session: Session) -> None:
+    :param require_trusted: whether they are exchanged with cross-signed devices alone.
+    """
+
+    def __init__(
+        self, call: SignalObserver, session: Session, *, require_trusted: bool = False
+    ) -> None:
         self._call = call
+        self._require_trusted = require_trusted
         self.inbox: SignalInbox = SignalInbox(call.slot, call.member, session.has)
         self._attempt = call.random_bytes(8).hex()
         self._sent: Counter[Member] = Counter()
@@ -83,14 +89,25 @@ class Signalling:
             message_id=call.random_bytes(16).hex(),
             now_ts_ms=call.now().ts_ms,
         )
-        await call.client.send_to_device(
-            SIGNAL_TYPE, member.user_id, member.device_id, content, encrypt=call.encrypted
-        )
+        try:
+            await call.client.send_to_device(
+                SIGNAL_TYPE,
+                member.user_id,
+                member.device_id,
+                content,
+                encrypt=call.encrypted,
+                trusted=self._require_trusted,
+            )
+        except UntrustedError as error:
+            call.on_condition("device_untrusted", str(member), error.why)
+            raise
 
     def receive(self, message: ToDevice) -> None:
         """Take a to-device message; those that are not signals of this room are others' affair."""
         call = self._call
         if message.type != SIGNAL_TYPE or message.content.get("room_id") != call.slot.room_id:
+            return
+        if self._require_trusted and not self._is_trusted(message):
             return
         verdict = self.inbox.receive(
             message.content,
@@ -109,9 +126,22 @@ class Signalling:
                     self._suspects.add(sender)
                     call.on_condition("signal_refused", sender, f"{reason.value} from {sender}")
 
+    def _is_trusted(self, message: ToDevice) -> bool:
+        """Tell whether a signal is of a cross-signed device, and what is known of the member's by it."""
+        trusted = message.security == "trusted"
+        if not trusted:
+            self._call.counters["signals_refused.untrusted"] += 1
+        for member in self._known:
+            if (member.user_id, member.device_id) == (message.sender, message.sender_device_id):
+                cause = None if trusted else UntrustedError.WHY
+                self._call.on_condition("device_untrusted", str(member), cause)
+        return trusted
+
     def members_changed(self, members: Iterable[Member]) -> None:
         """Deliver what was held for members that are in the session now; the foci know them already."""
         present = frozenset(members)
+        for member in self._known - present if self._require_trusted else ():
+            self._call.on_condition("device_untrusted", str(member), None)
         for member in sorted(present - self._known, key=lambda m: m.order):
             for signal in self.inbox.member_joined(member, self._call.now()):
                 self._call.on_signal(signal)

@@ -1,7 +1,7 @@
 """Recording what goes into the core of a call and what comes out of it, as JSON lines.
 
-In: watching the machines, values as JSON, and keeping secrets out. Out: feeding a recording through the core
-again (`rtcfoci.lab.replay`).
+In: watching the machines, and values as JSON. Out: what stands for secrets (`rtcfoci.call.handles`), feeding
+a recording through the core again (`rtcfoci.lab.replay`).
 
 The first line says what it is. Then comes a line for each machine, for each input, and for each effect of the
 input before it::
@@ -14,20 +14,17 @@ input before it::
 
 An input is written before its machine sees it, so what hangs or kills a process is the last line it leaves.
 
-Delay ids and the payloads of signals are replaced by handles, the same for the same: a recording holds no
-key, token or delay id. Of events it holds what a session goes by (`rtcfoci.core.essence`), no name and no
-message.
+A recording holds no key, token or delay id. Of events it holds what is gone by (`rtcfoci.core.essence`), no
+name and no message. What a machine was given as the session has it is left out, since the session is in the
+recording: who is in it, where it says no other `members`; what it just took, and what changed by that.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import inspect
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
@@ -35,12 +32,15 @@ from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from rtcfoci.call.handles import Handles
 from rtcfoci.call.presence import Writer
 from rtcfoci.core.dialects import Dialect
-from rtcfoci.core.dialects.reading import MAX_DEPTH, is_shallow
-from rtcfoci.core.essence import essence
-from rtcfoci.core.model import Now, RoomEvent
+from rtcfoci.core.essence import essence, ring_essence
+from rtcfoci.core.key_messages import Key
+from rtcfoci.core.model import Member, Membership, Now, RoomEvent
+from rtcfoci.core.session import Session
 from rtcfoci.errors import UsageError
 
 __all__ = ["INPUTS", "VERSION", "Trace", "effects_of", "line", "plain"]
@@ -55,16 +55,15 @@ INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "conditions": ("raise_", "clear"),
         "signals": ("receive", "member_joined"),
+        "notifications": ("receive", "handle_timer"),
+        "keys": (
+            "start", "set_members", "receive", "problem", "heard", "sent", "failed", "timer",
+        ),
     }
 )  # fmt: skip
 """What each machine takes, by the names of its methods."""
 _MAX_BYTES = 256 * 1024 * 1024
 """Others decide how much comes in: a recording ends when it is so large."""
-_ENVELOPE = (
-    "room_id", "slot_id", "from", "to", "focus_type", "attempt", "message_id", "seq", "sent_ts_ms",
-    "expires_ts_ms",
-)  # fmt: skip
-_MEMBER = ("user_id", "device_id", "member_id")
 _log = logging.getLogger("rtcfoci.call")
 
 Withhold = Callable[[str, object], object]
@@ -82,8 +81,11 @@ class Trace:
     def __init__(self, path: Path, dialects: Sequence[Dialect]) -> None:
         self._path = path
         self._types = {kind for dialect in dialects for kind in dialect.event_types}
-        self._key = secrets.token_bytes(32)
-        self._delays: dict[object, str] = {}
+        self.handles: Handles = Handles()
+        """What stands for secrets."""
+        self.on_failed: Callable[[str], None] | None = None
+        """Told why, when the recording ends before the call does."""
+        self._session: Session | None = None
         self._bytes = self._inputs = self._effects = 0
         try:
             self._file: int | None = os.open(
@@ -104,6 +106,8 @@ class Trace:
         :param name: one of `INPUTS`.
         :param made_of: what it was made of, as `rtcfoci.lab.replay` needs it to make another.
         """
+        if isinstance(machine, Session):
+            self._session = machine
         self._write({"machine": name, **{key: self._plain(part) for key, part in made_of.items()}})
         for method in INPUTS[name]:
             # The machine knows nothing of it, and nobody who calls it need.
@@ -136,48 +140,34 @@ class Trace:
 
         return watched
 
-    def _input(self, name: str, method: str, given: Mapping[str, object]) -> None:
+    def _input(self, name: str, method: str, arguments: Mapping[str, Any]) -> None:
+        given = dict(arguments)
         event = given.get("event")
         if isinstance(event, RoomEvent):
             kept = essence(event, self._types)
-            if kept is None:  # to a session it is no more than time
-                method, given = "handle_timer", {"now": given["now"]}
+            if name == "notifications":
+                if kept is not None:  # the session has just taken it
+                    del given["event"]
+                else:
+                    kept = given["event"] = ring_essence(event)
+                del given["changes"]
             else:
-                given = {**given, "event": kept}
-        elif name == "signals" and "content" in given:
-            given = {**given, "content": self._envelope(given["content"])}
+                given["event"] = kept
+            if kept is None:  # no more than time
+                method, given = "handle_timer", {"now": given["now"]}
+        elif "content" in given:
+            keep = self.handles.signal if name == "signals" else self.handles.key_message
+            given["content"] = keep(given["content"])
+        elif method == "set_members":
+            if self._session is not None and given["members"] == self._session.members:
+                del given["members"]
+            for who in given.keys() & {"members", "lingering"}:
+                given[who] = [_joined(membership) for membership in given[who]]
         self._inputs += 1
         self._write({"input": f"{name}.{method}", **given})
 
-    def _envelope(self, content: object) -> object:
-        """Keep of a signal what the core reads of it."""
-        if not isinstance(content, Mapping):
-            return None
-        kept = {key: content[key] for key in _ENVELOPE if key in content}
-        for key in ("from", "to"):
-            who = kept.get(key)
-            if isinstance(who, Mapping):
-                kept[key] = {name: who[name] for name in _MEMBER if name in who}
-        payload = content.get("payload")
-        if isinstance(payload, dict):
-            kept["payload"] = self._withhold("payload", payload)
-        elif "payload" in content:
-            kept["payload"] = None
-        return kept
-
-    def _withhold(self, name: str, secret: object) -> object:
-        if name == "delay_id":
-            return self._delays.setdefault(secret, f"delay-{len(self._delays) + 1}")
-        if not isinstance(secret, dict) or not is_shallow(secret):
-            deep: object = {}
-            for _ in range(MAX_DEPTH + 1):
-                deep = {"withheld": deep}
-            return deep
-        digest = hmac.new(self._key, json.dumps(secret).encode(), hashlib.sha256).hexdigest()
-        return {"withheld": f"payload-{digest[:16]}"}
-
     def _plain(self, value: object) -> object:
-        return plain(value, self._withhold)
+        return plain(value, self.handles.withhold)
 
     def _write(self, record: Mapping[str, object]) -> None:
         """Add a line; a recording that fails ends, and the call goes on."""
@@ -189,7 +179,8 @@ class Trace:
             if self._bytes > _MAX_BYTES:
                 self._stop(f"it is larger than {_MAX_BYTES} bytes")
                 return
-            os.write(self._file, data)
+            if os.write(self._file, data) < len(data):
+                self._stop("there was room for a part of a line only")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             self._stop(f"{type(error).__name__}: {error}")
 
@@ -199,6 +190,13 @@ class Trace:
             self._file = None
             if why:
                 _log.error("the recording in %s ends early: %s", self._path, why)
+                if self.on_failed is not None:
+                    self.on_failed(why)
+
+
+def _joined(membership: Membership) -> tuple[Member, int]:
+    """Who and since when: all that the keys go by."""
+    return membership.member, membership.created_ts_ms
 
 
 def effects_of(result: object) -> Sequence[object]:
@@ -227,6 +225,8 @@ def plain(value: object, withhold: Withhold) -> object:
                 "own": plain(own, withhold),
                 "written": [each.name for each in written],
             }
+        case Key():
+            return withhold("key", value)
         case Enum():
             return value.value
         case Mapping():

@@ -10,7 +10,6 @@ network on our behalf unless `TrustPolicy.allow` lists that network.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from rtcfoci.core.addresses import Network, is_misshapen, permits
 from rtcfoci.core.model import JsonObject
 from rtcfoci.errors import BackendError
 from rtcfoci.plugin.context import HttpResponse
@@ -32,10 +32,6 @@ _MAX_BODY_BYTES = 1 << 20
 _MAX_MESSAGE_BYTES = 1 << 20
 _GOODBYE_S = 0.5
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-_HOLDING_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
-"""IPv6 networks whose last 32 bits are the IPv4 address they lead to: compatible, mapped, NAT64."""
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +47,7 @@ class TrustPolicy:
 
     def permits(self, address: str) -> bool:
         """Whether an untrusted URL may lead to this IP address."""
-        named = ipaddress.ip_address(address.partition("%")[0])
-        ip = _led_to(named)
-        if any(one in network for network in self.allow for one in (named, ip)):
-            return True
-        site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
-        return ip.is_global and not ip.is_multicast and not site_local
-
-
-def _led_to(ip: _Address) -> _Address:
-    """Give the IPv4 address that an IPv6 address stands for, where it does."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip
-    if any(ip in network for network in _HOLDING_IPV4):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-    return ip.sixtofour or ip
+        return permits(address, self.allow)
 
 
 def origins_in(values: Iterable[object]) -> frozenset[tuple[str, int]]:
@@ -115,13 +97,10 @@ class TrustedHttp:
             raise _refused(url, "it carries credentials")
         if trusted or origin in self.known:
             return True
-        if not origin[0].isascii():
-            # HTTP clients turn full-width digits and dots into an address after all (UTS 46).
-            raise _refused(url, "its host is not ASCII: names of other scripts are sent as xn--")
         try:
             permitted = self.policy.permits(origin[0])
         except ValueError:
-            if origin[0].rstrip(".").rpartition(".")[2].isdigit():
+            if is_misshapen(origin[0]):
                 raise _refused(url, f"{origin[0]} is neither an address nor a name") from None
             return False  # a name: its addresses are checked when it is resolved
         if not permitted:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rtcfoci.errors import UsageError
 
 if TYPE_CHECKING:
-    from rtcfoci.matrix.client import MatrixClient
+    from rtcfoci.matrix.cs import CsClient
 
 __all__ = ["add_account_options", "connect_account"]
 
@@ -58,7 +58,7 @@ class _Refuse(argparse.Action):
         )
 
 
-async def connect_account(options: argparse.Namespace, *, encrypted: bool = True) -> MatrixClient:
+async def connect_account(options: argparse.Namespace, *, encrypted: bool = True) -> CsClient:
     """Log in or resume as the options say.
 
     :raises UsageError: when the options do not name an account.

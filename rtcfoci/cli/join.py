@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rtcfoci.call.call import Call
     from rtcfoci.cli.monitor import Reporter
     from rtcfoci.core.lifecycle import LifecycleConfig
-    from rtcfoci.matrix.client import MatrixClient
+    from rtcfoci.matrix.cs import CsClient
     from rtcfoci.media.sources import LocalSource
 
 __all__ = ["add_focus_options", "chosen_foci", "run", "stop_on_signals"]
@@ -99,6 +99,18 @@ def run(arguments: list[str]) -> int:
         "--allow-insecure",
         action="store_true",
         help="in an encrypted room, accept focus types that protect media or data less",
+    )
+    parser.add_argument(
+        "--require-trusted",
+        action="store_true",
+        help="exchange media keys and signals with cross-signed devices alone; takes an encrypted room",
+    )
+    parser.add_argument(
+        "--accept-identity",
+        action="append",
+        default=[],
+        metavar="USER",
+        help="believe the cross-signing identity that this user has now; may be repeated",
     )
     parser.add_argument(
         "--ring",
@@ -210,7 +222,7 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
     exporter = None if options.metrics_port is None else PrometheusExporter()
     sources = [open_source(spec) for spec in options.source]
     announce = {kind for source in sources for kind in source.hubs}
-    client: MatrixClient | None = None
+    client: CsClient | None = None
     stop_serving: Callable[[], None] | None = None
     try:
         if exporter is not None:
@@ -218,6 +230,8 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
             if options.metrics_port == 0:
                 sys.stderr.write(f"metrics: http://127.0.0.1:{port}/metrics\n")
         client = await connect_account(options)
+        for user_id in options.accept_identity:
+            client.store.forget_identity(user_id)
         async with join(
             client,
             options.room,
@@ -230,6 +244,7 @@ async def _call(options: argparse.Namespace, joined: asyncio.Event, stopped: asy
             selection=options.selection,
             open_slot=options.open_slot,
             allow_insecure=options.allow_insecure,
+            require_trusted=options.require_trusted,
             lifecycle=_lifecycle(options.leave_delay),
             plugins=manager,
             trace=options.trace,
@@ -276,9 +291,11 @@ async def _take_part(
     from rtcfoci.cli.recordings import Recordings, distorted
     from rtcfoci.plugin.backend import Quality
 
-    recordings = (
-        Recordings(options.record, by_user=options.record_as_user) if options.record else None
-    )
+    recordings = None
+    if options.record is not None:
+        recordings = Recordings(
+            options.record, call.recording_failed, by_user=options.record_as_user
+        )
     for source in sources:
         for hub in source.hubs.values():
             await call.publish(distorted(hub) if options.distort else hub)
@@ -316,6 +333,8 @@ async def _take_part(
                 await call.send_data(json.dumps({"n": number}).encode(), topic="rtcfoci.count")
             except BackendError:
                 continue  # not connected yet, or for a moment: nothing was sent
+            except UsageError:
+                return  # the call is over, which `follow` tells of
             number += 1
 
     async def until_told() -> None:
@@ -324,16 +343,16 @@ async def _take_part(
                 await stopped.wait()
 
     following = asyncio.create_task(follow())
-    ticking = asyncio.create_task(tick())
-    helpers = [ticking, asyncio.create_task(until_told())]
+    helpers = [asyncio.create_task(tick()), asyncio.create_task(until_told())]
     if options.count_data:
         helpers.append(asyncio.create_task(count()))
     try:
         await asyncio.wait((following, *helpers), return_when=asyncio.FIRST_COMPLETED)
         if not following.done():
             await call.leave()
-        if ticking.done():
-            await ticking  # who read what we print is gone
+        for helper in helpers:
+            if helper.done():
+                helper.result()  # such as: who read what we print is gone
         return await following
     finally:
         for task in (following, *helpers):

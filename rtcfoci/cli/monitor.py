@@ -20,8 +20,9 @@ from rtcfoci.media.frames import AudioFrame
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
-    from rtcfoci.call.call import Call
+    from rtcfoci.call.call import Call, Participant
     from rtcfoci.call.stats import FocusStats
     from rtcfoci.core.conditions import Condition
     from rtcfoci.media.frames import Frame
@@ -117,6 +118,7 @@ class JsonReporter(Reporter):
                         "user_id": p.user_id,
                         "device_id": p.device_id,
                         "member_id": p.member.member_id,
+                        "trusted": p.trusted,
                         "tracks": [
                             {
                                 "source": c.track.track_id.source,
@@ -193,13 +195,12 @@ class TableReporter(Reporter):
                 c for c in self.counters.values() if c.track.track_id.member == participant.member
             ]
             if not mine:
-                member = Text(printable(str(participant.member)))
-                table.add_row(member, Text("nothing yet", style="dim"), "", "", "")
+                table.add_row(_named(participant), Text("nothing yet", style="dim"), "", "", "")
             for counter in mine:
                 silent_s = counter.silent_s
                 muted = " (muted)" if counter.track.muted else ""
                 table.add_row(
-                    Text(printable(str(participant.member))),
+                    _named(participant),
                     Text(printable(counter.track.track_id.source) + muted),
                     str(counter.frames),
                     f"{counter.rate_per_s:.0f}",
@@ -216,6 +217,13 @@ class TableReporter(Reporter):
         ]
         figures = figures_table(self.stats, self._console.width)
         return Group(title, table, *([figures] if figures else []), *health)
+
+
+def _named(participant: Participant) -> Text:
+    from rich.text import Text
+
+    signed = " (cross-signed)" if participant.trusted else ""
+    return Text(printable(str(participant.member)) + signed)
 
 
 def describe(event: ev.CallEvent) -> str:

@@ -1,14 +1,17 @@
 """What `rtcfoci join --record` writes: a Matroska file and a data log for each participant.
 
-In: naming the files, one clock for all of them. Out: how a recording is made
-(`rtcfoci.media.recording`).
+In: naming the files, one clock for all of them, and telling of those that end early. Out: how a recording is
+made (`rtcfoci.media.recording`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,6 +21,7 @@ from rtcfoci.media.tracks import FrameHub
 
 if TYPE_CHECKING:
     from rtcfoci.core.model import Member
+    from rtcfoci.errors import MediaError
     from rtcfoci.media.tracks import RemoteTrack
 
 __all__ = ["Recordings", "distorted"]
@@ -28,15 +32,24 @@ _NAME_LENGTH = 100
 class Recordings:
     """One file for each participant, all on one clock.
 
+    :param failed: told which file ended early and why, on any thread; the others go on.
     :param by_user: name files by the user alone and go on in the same file, as the demo needs it.
     """
 
-    def __init__(self, folder: Path, *, by_user: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        failed: Callable[[str, MediaError | str], None],
+        *,
+        by_user: bool = False,
+    ) -> None:
         self._folder = folder
+        self._failed = failed
         self._by_user = by_user
         self._epoch_ns = time.monotonic_ns()
         self._recorders: dict[str, Recorder] = {}
-        self._logs: dict[str, TextIO] = {}
+        self._logs: dict[str, TextIO | None] = {}
+        """None: it could not be written any more."""
         self._stems: dict[Member, str] = {}
 
     def add(self, track: RemoteTrack) -> None:
@@ -44,27 +57,42 @@ class Recordings:
         stem = self._stem(track.track_id.member)
         if stem not in self._recorders:
             path = self._folder / f"{stem}.mkv"
-            self._recorders[stem] = Recorder(path, epoch_ns=self._epoch_ns)
+            self._recorders[stem] = Recorder(
+                path, epoch_ns=self._epoch_ns, on_error=partial(self._failed, path.name)
+            )
         self._recorders[stem].add(track)
 
     def note(self, member: Member, payload: bytes) -> None:
         """Write a data message down: JSON as it is, anything else as hexadecimal."""
         stem = self._stem(member)
-        if stem not in self._logs:
-            path = self._folder / f"{stem}.jsonl"
-            # Line buffered: what was received before a crash is in the file.
-            self._logs[stem] = path.open("w", encoding="utf-8", buffering=1)
+        path = self._folder / f"{stem}.jsonl"
         try:
             line = json.dumps(json.loads(payload))
         except (ValueError, RecursionError):  # no JSON, or a stranger's idea of it
             line = json.dumps({"hex": payload.hex()})
-        self._logs[stem].write(line + "\n")
+        try:
+            if stem not in self._logs:
+                # Line buffered: what was received before a crash is in the file.
+                self._logs[stem] = path.open("w", encoding="utf-8", buffering=1)
+            log = self._logs[stem]
+            if log is not None:
+                log.write(line + "\n")
+        except OSError as error:
+            self._close(self._logs.get(stem))
+            self._logs[stem] = None
+            self._failed(path.name, error.strerror or str(error))
 
     async def aclose(self) -> None:
         """Finish every file."""
         await asyncio.gather(*(recorder.aclose() for recorder in self._recorders.values()))
         for log in self._logs.values():
-            log.close()
+            self._close(log)
+
+    @staticmethod
+    def _close(log: TextIO | None) -> None:
+        if log is not None:
+            with contextlib.suppress(OSError):  # what is buffered has no room either
+                log.close()
 
     def _stem(self, member: Member) -> str:
         if member not in self._stems:
@@ -111,7 +139,7 @@ def distorted(hub: FrameHub) -> FrameHub:
                 )
             )
         elif frame is None:
-            spoiled.end()
+            spoiled.end(hub.error)
 
     hub.consume(take)
     return spoiled

@@ -104,6 +104,12 @@ _KINDS = (
         remedy="Open it: rtcfoci slot open ROOM.",
     ),
     ConditionKind(
+        code="memberships_unread",
+        what="Memberships of the room cannot be read yet: the keys of encrypted events have not come.",
+        remedy="Nothing to do: keys are given to who is in the room. If it persists, connect with "
+        "encryption, or have these users join again.",
+    ),
+    ConditionKind(
         code="no_focus_type",
         what="A member uses a transport that no installed focus type understands.",
         remedy="Install or accept a focus type that the member uses.",
@@ -163,6 +169,22 @@ _KINDS = (
         code="media_key_refused",
         what="A media key was refused because it is not from that member's device, or not encrypted.",
         remedy="If it persists, the member's client or homeserver is faulty or hostile.",
+    ),
+    ConditionKind(
+        code="device_untrusted",
+        what="A member's device is not cross-signed, as this call requires: no media key or signal goes "
+        "to it, and its own are refused.",
+        remedy="Have that user verify the device from another client of theirs, and join again with it.",
+    ),
+    ConditionKind(
+        code="source_failed",
+        what="A source of ours failed: its track is muted, and the call goes on.",
+        remedy="Mend what the cause names (file, device, program), and publish the source anew.",
+    ),
+    ConditionKind(
+        code="recording_failed",
+        what="A recording ended early; the call, and the other recordings, go on.",
+        remedy="Make room on the disk, or choose another folder, and begin a new recording.",
     ),
     ConditionKind(
         code="too_many_foci",

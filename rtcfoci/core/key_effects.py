@@ -32,6 +32,9 @@ class KeyConfig:
     """A key is replaced when it is this old, whoever came or went."""
     key_bytes: int = 32
     """As MSC4143 asks; matrix-js-sdk 43 makes 16, and reads any length."""
+    require_trusted: bool = False
+    """Whether a device has to be cross-signed to get our key, and to have its own believed (a SHOULD of
+    MSC4143, Distributing keys); *bound* it has to be always."""
     missing_after_s: float = 10.0
     """Somebody of whom no key has come for so long is a condition."""
 
@@ -44,6 +47,8 @@ class SendKey:
     to: Member
     index: int
     key: Key
+    trusted: bool = False
+    """Only if that device is cross-signed."""
     timeout_s: float = 40.0
     """Give up after this long and answer with `failed`; a homeserver may ask to wait for 30 s of it."""
 

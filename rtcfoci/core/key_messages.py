@@ -93,6 +93,8 @@ class KeyRefusal(Enum):
     """It came in clear: whoever carried it knows it."""
     OTHER_DEVICE = "other_device"
     """Encrypted by another device than the one whose key it claims to be."""
+    UNTRUSTED = "untrusted"
+    """Encrypted by a device that is not cross-signed, where that is required."""
     OUTDATED = "outdated"
     """Sent before the one of the same index that we hold."""
     TOO_MANY = "too_many"

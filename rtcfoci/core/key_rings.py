@@ -10,7 +10,7 @@ every join, which deployed clients need not write into their keys: there any id 
 
 A key may come before its sender's membership, and a member that was withdrawn by an outage comes back with
 the keys it had: what a device that is not in the session has sent is kept for ten minutes, bounded.
-(MSC4143, Distributing keys, text of 2026-07-24; that the sender is cross-signed is not looked at.)
+(MSC4143, Distributing keys, text of 2026-07-24.)
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ class KeyRings:
         sender: str,
         device_id: str | None,
         encrypted: bool,
+        trusted: bool,
     ) -> None:
         """Judge one message. :param device_id: the device that encrypted it, checked."""
         message = read_key(event_type, content)
@@ -157,6 +158,8 @@ class KeyRings:
         if isinstance(message, KeyMessage):
             device = (sender, device_id) if encrypted and device_id is not None else None
             refusal = self._judge(message, device)
+            if refusal is None and self._config.require_trusted and not trusted:
+                refusal = KeyRefusal.UNTRUSTED
             if refusal is None and device is not None:
                 refusal = self._store(now, device, message)
         else:
@@ -202,8 +205,10 @@ class KeyRings:
             lacks = not ring.of(member) if index is None else index in ring.wanted
             if lacks:
                 what = "none" if index is None else f"none of index {index}"
+                believed = " that is believed" if self._config.require_trusted else ""
                 waited_s = self._config.missing_after_s
-                self._raise(ring, member, "missing", f"{what} has come in {waited_s:.0f} s")
+                cause = f"{what}{believed} has come in {waited_s:.0f} s"
+                self._raise(ring, member, "missing", cause)
 
     # What is believed.
 

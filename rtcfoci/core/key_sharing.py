@@ -43,6 +43,7 @@ _SLOW_S = 2.0
 _SERVER_RETRY_S = (1.0, 2.0, 4.0)
 _DEVICE_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _UNDELIVERED = "media_key_undelivered"
+_UNTRUSTED = "device_untrusted"
 
 _Device: TypeAlias = tuple[str, str]
 
@@ -70,8 +71,8 @@ class _Recipient:
     scheduled: bool = False
     """It is in a queue, or a send to it is under way."""
     failures: int = 0
-    told: bool = False
-    """The condition that it cannot be reached holds."""
+    told: str = ""
+    """The condition of it that holds: it cannot be reached, or must not."""
     gone: bool = False
 
 
@@ -190,11 +191,19 @@ class KeySharing:
         self._pump(now)
 
     def failed(
-        self, now: Now, id: int, *, cause: str, server: bool, retry_after_s: float | None
+        self,
+        now: Now,
+        id: int,
+        *,
+        cause: str,
+        server: bool,
+        untrusted: bool,
+        retry_after_s: float | None,
     ) -> None:
         """Learn that a key could not be sent; it is tried again.
 
         :param server: whether the homeserver did not answer, or asked to wait: nothing about the device.
+        :param untrusted: whether the device must not have it; it may be cross-signed later.
         """
         recipient, _ = self._landed(id)
         self._counters["key_sends_failed"] += 1
@@ -208,7 +217,10 @@ class KeySharing:
             else:
                 wait_s = _DEVICE_RETRY_S[min(recipient.failures, len(_DEVICE_RETRY_S) - 1)]
                 recipient.failures += 1
-                self._tell(recipient, cause)
+                self._tell(recipient, cause, _UNTRUSTED if untrusted else _UNDELIVERED)
+                if untrusted:  # nobody waits for who must not hear
+                    self._untold.discard(recipient)
+                    self._settle_untold(now)
                 self._ids += 1
                 due_s = now.s + max(wait_s, retry_after_s or 0.0)
                 heapq.heappush(self._later, (due_s, self._ids, recipient))
@@ -328,6 +340,7 @@ class KeySharing:
                     to=recipient.membership.member,
                     index=generation.index,
                     key=generation.key,
+                    trusted=self._config.require_trusted,
                 )
             )
 
@@ -337,13 +350,13 @@ class KeySharing:
 
     # Conditions.
 
-    def _tell(self, recipient: _Recipient, cause: str | None) -> None:
+    def _tell(self, recipient: _Recipient, cause: str | None, code: str = "") -> None:
         subject = str(recipient.membership.member)
+        if recipient.told and recipient.told != code:
+            self._put(ClearCondition(code=recipient.told, subject=subject))
         if cause is not None:
-            self._put(RaiseCondition(code=_UNDELIVERED, cause=cause, subject=subject))
-        elif recipient.told:
-            self._put(ClearCondition(code=_UNDELIVERED, subject=subject))
-        recipient.told = cause is not None
+            self._put(RaiseCondition(code=code, cause=cause, subject=subject))
+        recipient.told = code
 
     def _report_nameless(self, nameless: set[str]) -> None:
         for subject in sorted(self._nameless - nameless):

@@ -116,11 +116,13 @@ class KeyMachine:
         sender: str,
         sender_device_id: str | None,
         encrypted: bool,
+        trusted: bool = False,
     ) -> tuple[KeyOutput, ...]:
         """Take a message of one of `KEY_TYPES`.
 
         :param sender_device_id: the device that encrypted it, bound; not believed when it came in clear.
         :param encrypted: whether the message was.
+        :param trusted: whether that device is cross-signed.
         """
         self._rings.receive(
             now,
@@ -129,6 +131,7 @@ class KeyMachine:
             sender=sender,
             device_id=sender_device_id,
             encrypted=encrypted,
+            trusted=trusted,
         )
         return self._drain()
 
@@ -150,13 +153,28 @@ class KeyMachine:
         return self._drain()
 
     def failed(
-        self, now: Now, id: int, *, cause: str, server: bool, retry_after_s: float | None = None
+        self,
+        now: Now,
+        id: int,
+        *,
+        cause: str,
+        server: bool,
+        untrusted: bool = False,
+        retry_after_s: float | None = None,
     ) -> tuple[KeyOutput, ...]:
         """Learn that the message of a `SendKey` was not sent, or may not have been; it comes again.
 
         :param server: whether the homeserver did not answer, or asked to wait: nothing about the device.
+        :param untrusted: whether the device is not cross-signed, which was required.
         """
-        self._sharing.failed(now, id, cause=cause, server=server, retry_after_s=retry_after_s)
+        self._sharing.failed(
+            now,
+            id,
+            cause=cause,
+            server=server,
+            untrusted=untrusted,
+            retry_after_s=retry_after_s,
+        )
         return self._drain()
 
     def timer(self, now: Now) -> tuple[KeyOutput, ...]:

@@ -125,7 +125,7 @@ class Membership:
     event_id: str
     room_id: str
     encrypted: bool = False
-    """Whether the event came encrypted."""
+    """Whether the event came encrypted, by a device that is known to be its sender's."""
     claims: tuple[int, int] | None = None
     """When the sender says it joined and expires, where that lies beyond what is believed."""
     claimed_id: str | None = None

@@ -282,7 +282,7 @@ class Notifications:
 
     def _file(self, event: RoomEvent, withdraws: bool, now: Now) -> tuple[str, str, str] | None:
         """File what is sticky for this slot, whatever it says, since it takes its predecessor's place."""
-        if event.sticky_duration_ms is None and event.sticky_ttl_ms is None:
+        if event.sticky_duration_ms is None:
             return None
         content: object = event.content
         key = read_sticky_key(content) if isinstance(content, dict) else None

@@ -68,19 +68,16 @@ class ReadingPolicy:
     """Whether a slot event without `status`, as they were before 2026-07, is of a closed slot."""
 
 
-_NOT_COUNTED = {
-    name: Problem("dialect_not_counted", f"this policy does not count {name}")
-    for name in ("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D6/D7")
-}
 _SLOT_CLOSED = Problem("slot_closed", "the slot is closed")
 _SLOT_ABSENT = Problem("slot_absent", "the room has no such slot")
 _SLOT_IN_CLEAR = Problem("slot_closed", "the room is encrypted, and the slot does not ask for it")
-_NOT_ENCRYPTED = Problem("not_encrypted", "the room is encrypted, and the membership came in clear")
+_NOT_ENCRYPTED = Problem(
+    "not_encrypted", "the room is encrypted, and no device of its sender encrypted the membership"
+)
 
 
-def _not_counted(dialect: str) -> Problem:
-    known = _NOT_COUNTED.get(dialect)
-    return known or Problem("dialect_not_counted", f"this policy does not count {dialect[:80]}")
+def _not_counted(name: str) -> Problem:
+    return Problem("dialect_not_counted", f"this policy does not count {name[:80]}")
 
 
 def _refuses_nobody(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
@@ -95,7 +92,7 @@ STATE_TYPE, STICKY_TYPE = "org.matrix.msc3401.call.member", "org.matrix.msc4143.
 
 def _as_deployed(membership: Membership, event_type: str, room: RoomView) -> Problem | None:
     if event_type not in (STATE_TYPE, STICKY_TYPE):
-        return Problem("dialect_not_counted", f"this policy does not count {event_type[:80]}")
+        return _not_counted(event_type)
     if membership.dialect in _DEPLOYED_STICKY:
         return _SLOT_CLOSED if room.slot_status is SlotStatus.CLOSED else None
     return None if membership.dialect in _DEPLOYED_STATE else _not_counted(membership.dialect)

@@ -28,8 +28,9 @@ def user_power(levels: JsonObject, user_id: str) -> int:
 
 def required_power(levels: JsonObject, event_type: str, *, state: bool) -> int:
     """Read the power that sending this type needs; without levels anybody in the room may."""
-    default = _level(levels.get("state_default"), 50 if levels else 0) if state else 0
-    if not state:
+    if state:
+        default = _level(levels.get("state_default"), 50 if levels else 0)
+    else:
         default = _level(levels.get("events_default"), 0)
     return _level(_mapping(levels.get("events")).get(event_type), default)
 

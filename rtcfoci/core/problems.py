@@ -74,7 +74,8 @@ _NOT_COUNTED = (
     ("left", "It says that its device is not, or no longer, in the slot."),
     (
         "not_encrypted",
-        "It came in clear into an encrypted room, and the policy asks for encryption.",
+        "No known device of its sender encrypted it: it came in clear, or the keys are somebody else's. "
+        "The room is encrypted, and the policy asks for it.",
     ),
     ("other_slot", "It is for another slot."),
     ("redacted", "It was redacted."),

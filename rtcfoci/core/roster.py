@@ -8,7 +8,7 @@ Out: which event of a key is current, and time (`session`); the rule (`policies`
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeAlias
@@ -26,24 +26,29 @@ from rtcfoci.core.policies import STATE_TYPE, STICKY_TYPE, ReadingPolicy, RoomVi
 from rtcfoci.core.sticky import StickyKey
 from rtcfoci.errors import Problem
 
-__all__ = ["EntryKey", "Roster", "event_type_of"]
+__all__ = ["EntryKey", "Roster"]
 
 EntryKey: TypeAlias = tuple[str, str] | StickyKey
-"""(type, state key) of a state event, or the key of a sticky one."""
-_DeviceKey: TypeAlias = tuple[object, ...]
-"""User id, device id, and the member id when the device is not known; under a policy that lists every
-membership of a device, user id, key and number."""
-_Place: TypeAlias = tuple[int, str, str, str]
-"""Time of joining, then `Member.order`."""
-_Newness: TypeAlias = tuple[int, str, EntryKey, int]
-"""Sorts the memberships of one device: the last joined is the last. Ends with key and number."""
-
+"""(type, state key) of a state event, or (sender, type, sticky key)."""
 
 _HIDDEN = Problem("superseded", "a sticky event has its state key for a sticky key")
 _KEY_MISMATCH = Problem("sticky_key_mismatch", "its sticky key is not its member.id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
+class _Device:
+    """A device with memberships that count; under a policy that lists them all, one of its memberships."""
+
+    user_id: str
+    name: Hashable
+    """Tells it from the other devices of its user."""
+    held: tuple[_Live, ...] = ()
+    """What counts; what joined last is the last."""
+    shown: Membership | None = None
+    """The member that it is: what joined last, if its user is in the room."""
+
+
+@dataclass(slots=True, eq=False)
 class _Live:
     """A current membership for this slot that has not expired."""
 
@@ -51,9 +56,8 @@ class _Live:
     key: EntryKey
     number: int
     """Which of the key's memberships this is."""
-    device: _DeviceKey
-    refused: Problem | None
-    """Why the policy does not count it."""
+    device: _Device | None
+    """None when the policy does not count it."""
 
 
 class Roster:
@@ -62,74 +66,79 @@ class Roster:
     def __init__(self, policy: ReadingPolicy) -> None:
         self.policy = policy
         self.room: RoomView = RoomView()
-        self._live: dict[EntryKey, Sequence[_Live]] = {}
-        self._of_device: dict[_DeviceKey, tuple[_Live, ...]] = {}
-        """What counts of a device; what joined last is the last."""
-        self._of_user: dict[str, dict[_DeviceKey, None]] = {}
+        self._live: dict[EntryKey, tuple[_Live, ...]] = {}
+        self._devices: dict[str, dict[Hashable, _Device]] = {}
+        """By user and name."""
         self._in_room: set[str] = set()
         self._sticky_keys: dict[str, set[StickyKey]] = {}
         """By text, the sticky keys that hold something: where the policy lets them hide state."""
-        self._shown: dict[_DeviceKey, Membership] = {}
-        self._order: list[tuple[_Place, _DeviceKey]] = []
-        """Who is shown, in order; up to date once `members` was asked for."""
-        self._moved: dict[_DeviceKey, None] = {}
-        """Whose place changed since: a burst of events costs one sort."""
+        self._size = 0
+        self._members: tuple[Membership, ...] | None = ()
+        """In order; None since somebody changed: a burst of events costs one sort."""
 
     # What it is asked
 
     @property
     def members(self) -> tuple[Membership, ...]:
         """Everybody, by (time of joining, user, device, member id)."""
-        if self._moved:
-            placed = [entry for entry in self._order if entry[1] not in self._moved]
-            placed.extend(
-                (_place(membership), device)
-                for device in self._moved
-                if (membership := self._shown.get(device)) is not None
-            )
-            placed.sort()  # linear where little moved
-            self._order, self._moved = placed, {}
-        return tuple(self._shown[device] for _, device in self._order)
+        if self._members is None:
+            shown = [
+                device.held[-1]
+                for devices in self._devices.values()
+                for device in devices.values()
+                if device.shown is not None
+            ]
+            shown.sort(key=_place)
+            self._members = tuple([live.membership for live in shown])
+        return self._members
 
     def __len__(self) -> int:
-        return len(self._shown)
+        return self._size
 
     def find(self, user_id: str, device_id: str) -> Membership | None:
         """Give back the membership of a device, None when it has none."""
         if self.policy.one_per_device:
-            return self._shown.get((user_id, device_id, ""))
+            return self._shown(user_id, device_id)
         return next((m for m in self.of_user(user_id) if m.member.device_id == device_id), None)
 
     def has(self, member: Member) -> bool:
         """Tell whether exactly this member, member id included, is in."""
         if self.policy.one_per_device:
-            shown = self._shown.get(_device_key(member))
+            shown = self._shown(member.user_id, member.device_id or member)
             return shown is not None and shown.member == member
         return any(m.member == member for m in self.of_user(member.user_id))
 
     def shows(self, key: EntryKey, number: int) -> bool:
         """Tell whether this membership of a key is a member."""
         live = self._live[key][number]
-        shown = self._shown.get(live.device)
-        return shown is not None and self._of_device[live.device][-1] is live
+        return live.device is not None and live.device.shown is live.membership
 
     def live(self, key: EntryKey) -> Sequence[Membership]:
         """Give back what a key says now."""
         return [live.membership for live in self._live.get(key, ())]
-
-    def in_room(self, user_id: str) -> bool:
-        """Tell whether a user is joined to the room."""
-        return user_id in self._in_room
 
     @property
     def entries(self) -> int:
         """How many keys say something now."""
         return len(self._live)
 
+    def expires_ts_ms(self, key: EntryKey) -> int | None:
+        """Say when a key loses a membership; None when it says nothing."""
+        held = self._live.get(key)
+        return min([live.membership.expires_ts_ms for live in held]) if held else None
+
+    def in_room(self, user_id: str) -> bool:
+        """Tell whether a user is joined to the room."""
+        return user_id in self._in_room
+
     def of_user(self, user_id: str) -> tuple[Membership, ...]:
         """Give back every membership of a user that is a member."""
-        devices = self._of_user.get(user_id, ())
-        return tuple(self._shown[device] for device in devices if device in self._shown)
+        devices = self._devices.get(user_id, {}).values()
+        return tuple([device.shown for device in devices if device.shown is not None])
+
+    def _shown(self, user_id: str, name: Hashable) -> Membership | None:
+        device = self._devices.get(user_id, {}).get(name)
+        return None if device is None else device.shown
 
     # What it is told
 
@@ -145,31 +154,23 @@ class Roster:
         :param reason: why, if somebody is no longer a member for it.
         """
         before = self._live.pop(key, ())
+        after: list[_Live] = []
         for live in before:
-            if live.refused is None:
-                self._drop(live)
-        now = [self._judge(key, n, membership) for n, membership in enumerate(memberships)]
-        if now:
-            self._live[key] = now
-        for live in now:
-            if live.refused is None:
-                others = self._of_device.get(live.device, ())
-                at = bisect_left(others, _newness(live), key=_newness)
-                self._of_device[live.device] = (*others[:at], live, *others[at:])
-                self._of_user.setdefault(live.membership.member.user_id, {})[live.device] = None
-        kept = [live.device for live in now]
-        for live in before:
-            if live.device not in kept:
+            self._drop(live)
+        for membership in memberships:
+            after.append(self._add(key, len(after), membership))
+        if after:
+            self._live[key] = tuple(after)
+        for live in (*before, *after):
+            if live.device is not None:
                 self._show(live.device, reason, diffs)
-        for device in kept:
-            self._show(device, reason, diffs)
 
     def set_in_room(self, user_id: str, joined: bool, diffs: list[SessionDiff]) -> None:
         """Take note that a user is joined to the room or not."""
         if joined == (user_id in self._in_room):
             return
         (self._in_room.add if joined else self._in_room.discard)(user_id)
-        for device in tuple(self._of_user.get(user_id, ())):
+        for device in self._devices.get(user_id, {}).values():
             self._show(device, LeftReason.NOT_IN_ROOM, diffs)
 
     def look(self, room: RoomView, diffs: list[SessionDiff]) -> None:
@@ -202,78 +203,73 @@ class Roster:
             and room.slot_status is not SlotStatus.CLOSED
         ):
             return _HIDDEN
-        return policy.refuses(membership, event_type_of(key), room)
+        return policy.refuses(membership, key[-2], room)
 
     def _judge_again(self, key: EntryKey, reason: LeftReason, diffs: list[SessionDiff]) -> None:
         held = self._live.get(key, ())
-        if any(live.refused != self.refusal(key, live.membership) for live in held):
+        counts = [self.refusal(key, live.membership) is None for live in held]
+        if counts != [live.device is not None for live in held]:
             self.put(key, [live.membership for live in held], reason, diffs)
 
-    def _judge(self, key: EntryKey, number: int, membership: Membership) -> _Live:
-        member = membership.member
-        return _Live(
-            membership,
-            key,
-            number,
-            _device_key(member) if self.policy.one_per_device else (member.user_id, *key, number),
-            self.refusal(key, membership),
-        )
+    def _add(self, key: EntryKey, number: int, membership: Membership) -> _Live:
+        if self.refusal(key, membership) is not None:
+            return _Live(membership, key, number, None)
+        device = self._device(membership.member, key, number)
+        live = _Live(membership, key, number, device)
+        held = device.held
+        at = bisect_left(held, _newness(live), key=_newness) if held else 0
+        device.held = (*held[:at], live, *held[at:])
+        return live
 
     def _drop(self, live: _Live) -> None:
-        held = self._of_device[live.device]
-        at = bisect_left(held, _newness(live), key=_newness)
-        if len(held) > 1:
-            self._of_device[live.device] = held[:at] + held[at + 1 :]
-        else:
-            del self._of_device[live.device]
-            user_id = live.membership.member.user_id
-            devices = self._of_user[user_id]
-            del devices[live.device]
-            if not devices:
-                del self._of_user[user_id]
+        if live.device is not None:
+            held = live.device.held
+            at = bisect_left(held, _newness(live), key=_newness) if len(held) > 1 else 0
+            live.device.held = held[:at] + held[at + 1 :]
 
-    def _show(self, device: _DeviceKey, reason: LeftReason, diffs: list[SessionDiff]) -> None:
+    def _device(self, member: Member, key: EntryKey, number: int) -> _Device:
+        """Find a device, or begin one."""
+        name: Hashable = (key, number)
+        if self.policy.one_per_device:
+            name = member.device_id or member  # not every dialect says which device it is
+        devices = self._devices.setdefault(member.user_id, {})
+        device = devices.get(name)
+        if device is None:
+            device = devices[name] = _Device(member.user_id, name)
+        return device
+
+    def _show(self, device: _Device, reason: LeftReason, diffs: list[SessionDiff]) -> None:
         """Bring what is shown of a device in line with its newest membership, and say what changed."""
-        old = self._shown.get(device)
-        held = self._of_device.get(device)
-        new = held[-1].membership if held and device[0] in self._in_room else None
-        if old is new or (old and new and old.event_id == new.event_id and old == new):
+        old, new = device.shown, None
+        if not device.held:
+            devices = self._devices.get(device.user_id, {})
+            devices.pop(device.name, None)
+            if not devices:
+                self._devices.pop(device.user_id, None)
+        elif device.user_id in self._in_room:
+            new = device.held[-1].membership
+        if old is new:
             return
+        device.shown = new
+        if old and new and old.event_id == new.event_id and old == new:
+            return
+        self._members = None
+        if old is not None and new is not None and old.member == new.member:
+            kind = MemberRefreshed if _words(old) == _words(new) else MemberChanged
+            diffs.append(kind(old, new))
+            return
+        if old is not None:
+            self._size -= 1
+            diffs.append(MemberLeft(old, reason if new is None else LeftReason.REPLACED))
         if new is not None:
-            self._shown[device] = new
-        else:
-            del self._shown[device]
-        if old is None or new is None or old.member != new.member:
-            self._moved[device] = None
-            if old is not None:
-                diffs.append(MemberLeft(old, reason if new is None else LeftReason.REPLACED))
-            if new is not None:
-                diffs.append(MemberJoined(new))
-            return
-        if old.created_ts_ms != new.created_ts_ms:
-            self._moved[device] = None
-        kind = MemberRefreshed if _words(old) == _words(new) else MemberChanged
-        diffs.append(kind(old, new))
+            self._size += 1
+            diffs.append(MemberJoined(new))
 
 
-def event_type_of(key: EntryKey) -> str:
-    """Give the event type of a key."""
-    return key[1] if len(key) == 3 else key[0]
-
-
-def _device_key(member: Member) -> _DeviceKey:
-    return member.user_id, member.device_id, "" if member.device_id else member.member_id
-
-
-def _newness(live: _Live) -> _Newness:
-    membership = live.membership
-    return membership.created_ts_ms, membership.event_id, live.key, live.number
-
-
-def _place(membership: Membership) -> _Place:
-    return (membership.created_ts_ms, *membership.member.order)
-
-
+_newness = attrgetter("membership.created_ts_ms", "membership.event_id", "key", "number")
+"""Sorts the memberships of one device: the last joined is the last."""
+_place = attrgetter("membership.created_ts_ms", "membership.member.order", "key", "number")
+"""Sorts members."""
 _words = attrgetter(
     "transports", "can_subscribe", "focus_selection", "application", "created_ts_ms", "slot_id",
     "dialect", "encrypted",

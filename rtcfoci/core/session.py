@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from rtcfoci.core.dialects import Dialect, Leave, Memberships, Parsed, Problems, parse_event
 from rtcfoci.core.diffs import (
@@ -35,8 +35,14 @@ from rtcfoci.core.diffs import (
 from rtcfoci.core.model import Member, Membership, Now, RoomEvent, Slot, SlotStatus
 from rtcfoci.core.policies import TOLERANT, ReadingPolicy, RoomView
 from rtcfoci.core.roster import EntryKey, Roster
-from rtcfoci.core.slots import SLOT_EVENT_TYPES, asks_encryption, read_slot
-from rtcfoci.core.sticky import StickyKey, StickyMap, filing_key, sticky_expires_ts_ms
+from rtcfoci.core.slots import asks_encryption, read_slot
+from rtcfoci.core.sticky import (
+    StickyEntry,
+    StickyKey,
+    StickyMap,
+    filing_key,
+    sticky_expires_ts_ms,
+)
 from rtcfoci.errors import Problem
 
 __all__ = [
@@ -54,18 +60,24 @@ __all__ = [
 
 _MAX_REDACTIONS = 256
 """How many redactions are remembered: for events that may still come, or come again."""
-
-
 _NEVER_TS_MS = 2**60
 _REDACTED = Leave(dialect="")
 """What a redacted event says: the server empties it."""
-_Rank: TypeAlias = tuple[int, str]
-"""Origin's time and event id."""
 _SUPERSEDED = Problem("superseded", "a later event of the same key counts instead")
 _EXPIRED = Problem("expired", "its time is over")
 _LEFT = Problem("left", "its device is no longer in the slot")
 _NOT_JOINED = Problem("sender_not_joined", "its sender is not joined to the room")
 _WAS_REDACTED = Problem("redacted", "it was redacted")
+
+
+@dataclass(slots=True, eq=False)
+class _Kind:
+    """One event type of memberships."""
+
+    event_type: str
+    """The one text for all keys: each event brings a copy of its own."""
+    dialects: list[Dialect] = field(default_factory=list)
+    sticky: bool = False
 
 
 class Session:
@@ -79,28 +91,27 @@ class Session:
         self, slot: Slot, dialects: Sequence[Dialect], *, policy: ReadingPolicy = TOLERANT
     ) -> None:
         self.slot = slot
+        self.policy = policy
+        self._slot_id = slot.slot_id
         self._roster = Roster(policy)
-        self._readers: dict[str, list[Dialect]] = {}
+        self._kinds: dict[str, _Kind] = {}
         for dialect in dialects:
             for event_type in dialect.event_types:
-                self._readers.setdefault(event_type, []).append(dialect)
-        self._sticky_types = {t for d in dialects if d.sticky for t in d.event_types}
-        self._state: dict[EntryKey, _Rank] = {}
-        """The current state event of each key."""
+                kind = self._kinds.setdefault(event_type, _Kind(event_type))
+                kind.dialects.append(dialect)
+                kind.sticky |= dialect.sticky
+        self._state: dict[EntryKey, str] = {}
+        """The id of the current event of each state key."""
         self._state_key_of: dict[str, EntryKey] = {}
-        """Of current state events only: for redactions."""
+        """The same the other way round: for redactions."""
+        self._expiries: list[tuple[int, EntryKey]] = []
+        """When state keys lose a membership next; superseded ones lie among them."""
         self._sticky: StickyMap[Parsed] = StickyMap()
         self._chain_ts_ms: dict[StickyKey, int] = {}
         """When the present join of a sticky key began."""
-        self._expiries: list[tuple[int, EntryKey]] = []
         self._redacted: dict[str, None] = {}
-        self._slot_says: dict[str, object] = {}
-        """The content of the slot event of each type."""
-
-    @property
-    def policy(self) -> ReadingPolicy:
-        """Which memberships count."""
-        return self._roster.policy
+        self._slot_says: dict[str, tuple[int, str, object]] = {}
+        """Of each type of slot event, the current one: origin's time, event id, content."""
 
     @property
     def room(self) -> RoomView:
@@ -157,21 +168,22 @@ class Session:
         """Take one event of the room: state, sticky or redaction; others cost nothing."""
         diffs: list[SessionDiff] = []
         self._expire(now, diffs)
-        readers = self._readers.get(event.type)
+        kind = self._kinds.get(event.type)
         if event.redacts is not None:
             self._redact(event.redacts, diffs)
-        elif readers is not None:
-            self._membership_event(readers, event, now, diffs)
+        elif kind is not None:
+            self._membership_event(kind, event, now, diffs)
         elif event.state_key is None:
             pass
         elif event.type == "m.room.member":
             content: object = event.content
             joined = isinstance(content, dict) and content.get("membership") == "join"
             self._roster.set_in_room(event.state_key, joined, diffs)
-        elif event.type in self.policy.slot_types and event.state_key == self.slot.slot_id:
-            if self._supersede((event.type, event.state_key), event):
-                content = {} if self._stays_redacted(event) else event.content
-                self._slot_event(event.type, content, diffs)
+        elif event.type in self.policy.slot_types and event.state_key == self._slot_id:
+            if self._supersede((event.type, event.state_key), event.event_id):
+                says = {} if self._stays_redacted(event) else event.content
+                self._slot_says[event.type] = event.origin_server_ts_ms, event.event_id, says
+                self._slot_event(diffs)
         elif event.type == "m.room.encryption" and event.state_key == "":
             # Encryption is never switched off again (Matrix, m.room.encryption).
             self._roster.look(replace(self.room, room_encrypted=True), diffs)
@@ -180,87 +192,88 @@ class Session:
     # One event at a time.
 
     def _membership_event(
-        self, readers: list[Dialect], event: RoomEvent, now: Now, diffs: list[SessionDiff]
+        self, kind: _Kind, event: RoomEvent, now: Now, diffs: list[SessionDiff]
     ) -> None:
-        parsed = self._parse(readers, event)
+        parsed = self._parse(kind.dialects, event)
         if isinstance(parsed, Problems):
             diffs.append(EventIgnored(event.event_id, event.sender, parsed.problems))
         if event.state_key is not None:
-            key = (event.type, event.state_key)
-            if self._supersede(key, event):
+            key = (kind.event_type, event.state_key)
+            if self._supersede(key, event.event_id):
                 self._put_state(key, parsed, now, diffs)
-            return
-        sticky_key = self._sticky_key(event)
-        if sticky_key is not None and self._sticky.add(event, sticky_key[2], parsed, now):
-            self._follow_sticky(sticky_key, _why(parsed), diffs)
+        elif kind.sticky and parsed is not _REDACTED:
+            filed_under = filing_key(event.content)
+            if filed_under is not None:
+                sticky_key = self._sticky.add(event, filed_under, parsed, now)
+                if sticky_key is not None:
+                    self._follow_sticky(sticky_key, _why(parsed), diffs)
 
-    def _parse(self, readers: list[Dialect], event: RoomEvent) -> Parsed:
+    def _parse(self, dialects: Sequence[Dialect], event: RoomEvent) -> Parsed:
         if self._stays_redacted(event):
             return _REDACTED
         content: object = event.content
         if not isinstance(content, dict):
             return Problems((Problem("wrong_type", "content is not an object"),))
-        parsed = parse_event(readers, event, self.slot.room_id)
+        parsed = parse_event(dialects, event, self.slot.room_id)
         if self.policy.reads_otherwise and isinstance(parsed, (Leave, Problems)):
             return parsed.otherwise or parsed
         return parsed
 
     def _stays_redacted(self, event: RoomEvent) -> bool:
-        return self.policy.keeps_redactions and event.event_id in self._redacted
+        return event.event_id in self._redacted and self.policy.keeps_redactions
 
-    def _sticky_key(self, event: RoomEvent) -> StickyKey | None:
-        content: object = event.content
-        if event.type not in self._sticky_types or not isinstance(content, dict):
-            return None
-        if self._stays_redacted(event):
-            return None
-        key = filing_key(content)
-        return None if key is None else (event.sender, event.type, key)
-
-    def _supersede(self, key: EntryKey, event: RoomEvent) -> bool:
+    def _supersede(self, key: EntryKey, event_id: str) -> bool:
         """Make an event the current one of its state key; False when it is that already.
 
         State follows the order of arrival, which is the homeserver's: a delayed leave that fires
         while its server restarts can be older than the membership it empties.
         """
-        _, current_id = self._state.get(key, (0, None))
-        if current_id == event.event_id:
+        current_id = self._state.get(key)
+        if current_id == event_id:
             return False
         if current_id is not None:
             self._state_key_of.pop(current_id, None)
-        self._state[key] = event.origin_server_ts_ms, event.event_id
-        self._state_key_of[event.event_id] = key
+        self._state[key] = event_id
+        self._state_key_of[event_id] = key
         return True
 
     def _follow_sticky(self, key: StickyKey, reason: LeftReason, diffs: list[SessionDiff]) -> None:
-        """Bring a sticky key's membership in line with its winner.
-
-        Refreshes repeat the membership: it began with the first of them since the last leave. What
-        has expired since is remembered in `_chain_ts_ms`.
-        """
+        """Bring a sticky key's membership in line with its winner."""
         history = self._sticky.history(key)
         if self.policy.sticky_hides_state:
             self._roster.set_sticky(key, bool(history), diffs)
         winner = history[0].value if history else None
-        if not isinstance(winner, Membership):
-            if winner is None or isinstance(winner, Leave):
-                self._chain_ts_ms.pop(key, None)
-            self._roster.put(key, (), reason, diffs)
-            return
-        if self.policy.keeps_first_time:
-            began = [winner.created_ts_ms]
-            for entry in history:
-                if isinstance(entry.value, Membership) and entry.value.member == winner.member:
-                    began.append(entry.origin_server_ts_ms)
-                elif not isinstance(entry.value, Problems):
-                    break  # a leave, or another member under the same key: another join
+        if isinstance(winner, Membership):
+            if self.policy.keeps_first_time:
+                winner = self._since_first(key, winner, history)
+            if winner.slot_id == self._slot_id:
+                self._roster.put(key, (winner,), reason, diffs)
             else:
-                began.append(self._chain_ts_ms.get(key, began[0]))
-            created_ts_ms = self._chain_ts_ms[key] = min(began)
-            if created_ts_ms != winner.created_ts_ms:
-                winner = replace(winner, created_ts_ms=created_ts_ms)
-        ours, reason = self._ours((winner,), reason)
-        self._roster.put(key, ours, reason, diffs)
+                self._roster.put(key, (), LeftReason.LEFT, diffs)
+            return
+        if not isinstance(winner, Problems):
+            self._chain_ts_ms.pop(key, None)
+        self._roster.put(key, (), reason, diffs)
+
+    def _since_first(
+        self, key: StickyKey, winner: Membership, history: Sequence[StickyEntry[Parsed]]
+    ) -> Membership:
+        """Give a refresh the time of its join, which is that of the first event since the last leave.
+
+        What has expired since is remembered in `_chain_ts_ms`.
+        """
+        began_ts_ms = min(winner.created_ts_ms, history[0].origin_server_ts_ms)
+        for entry in history[1:]:
+            if isinstance(entry.value, Membership) and entry.value.member == winner.member:
+                began_ts_ms = min(began_ts_ms, entry.origin_server_ts_ms)
+            elif not isinstance(entry.value, Problems):
+                break  # a leave, or another member under the same key: another join
+        else:
+            began_ts_ms = min(began_ts_ms, self._chain_ts_ms.get(key, began_ts_ms))
+        self._chain_ts_ms[key] = began_ts_ms
+        if began_ts_ms == winner.created_ts_ms:
+            return winner
+        return replace(winner, created_ts_ms=began_ts_ms)
 
     def _redact(self, event_id: str, diffs: list[SessionDiff]) -> None:
         self._redacted[event_id] = None
@@ -269,21 +282,21 @@ class Session:
         state_key = self._state_key_of.pop(event_id, None)
         if state_key is not None:
             # A copy of the event that comes again is another event.
-            self._state[state_key] = (self._state[state_key][0], "")
-        if state_key is not None and state_key[0] in SLOT_EVENT_TYPES:
-            self._slot_event(state_key[0], {}, diffs)
-        elif state_key is not None:
-            # Redacted state is empty, which is a leave; there is no way back to its predecessor.
-            self._roster.put(state_key, (), LeftReason.REDACTED, diffs)
+            self._state[state_key] = ""
+            event_type = state_key[0]
+            if event_type in self._slot_says:
+                self._slot_says[event_type] = (self._slot_says[event_type][0], "", {})
+                self._slot_event(diffs)
+            else:
+                # Redacted state is empty, which is a leave; there is no way back to its predecessor.
+                self._roster.put(state_key, (), LeftReason.REDACTED, diffs)
         sticky_key = self._sticky.redact(event_id)
         if sticky_key is not None:
             self._follow_sticky(sticky_key, LeftReason.REDACTED, diffs)
 
-    def _slot_event(self, event_type: str, content: object, diffs: list[SessionDiff]) -> None:
+    def _slot_event(self, diffs: list[SessionDiff]) -> None:
         # The stable and the unstable type may both be there: the newer one counts.
-        self._slot_says[event_type] = content
-        slot_id = self.slot.slot_id
-        content = self._slot_says[max(self._slot_says, key=lambda t: self._state[t, slot_id])]
+        *_, content = max(self._slot_says.values(), key=itemgetter(0, 1))
         required = self.policy.slot_status_required
         status = read_slot(content, self.slot.application, status_required=required)
         if status is not self.room.slot_status:
@@ -299,37 +312,31 @@ class Session:
         if self.policy.believes_claims:
             said = [_as_claimed(membership) for membership in said]
         alive = [m for m in said if m.expires_ts_ms > now.ts_ms]
+        # Those for other slots say that their device is not here.
+        here = [m for m in alive if m.slot_id == self._slot_id]
         reason = LeftReason.EXPIRED if said and not alive else _why(parsed)
-        ours, reason = self._ours(alive, reason)
-        for membership in ours:
-            self._await_expiry(membership.expires_ts_ms, key)
-        self._roster.put(key, ours, reason, diffs)
+        self._roster.put(key, here, reason, diffs)
+        self._await_expiry(key)
 
-    def _ours(
-        self, said: Sequence[Membership], reason: LeftReason
-    ) -> tuple[Sequence[Membership], LeftReason]:
-        """Keep the memberships for this slot; those of others say that their device is not here."""
-        slot_id = self.slot.slot_id
-        ours = [m for m in said if m.slot_id == slot_id]
-        return ours, reason if ours or not said else LeftReason.LEFT
-
-    def _await_expiry(self, expires_ts_ms: int, key: EntryKey) -> None:
+    def _await_expiry(self, key: EntryKey) -> None:
         if len(self._expiries) > 2 * self._roster.entries + 64:
             # Superseded expiries may lie far ahead: without this a member could pile them up.
             self._expiries = [entry for entry in self._expiries if self._is_due(*entry)]
             heapq.heapify(self._expiries)
-        heapq.heappush(self._expiries, (expires_ts_ms, key))
+        expires_ts_ms = self._roster.expires_ts_ms(key)
+        if expires_ts_ms is not None:
+            heapq.heappush(self._expiries, (expires_ts_ms, key))
 
     def _is_due(self, expires_ts_ms: int, key: EntryKey) -> bool:
-        return any(m.expires_ts_ms == expires_ts_ms for m in self._roster.live(key))
+        return self._roster.expires_ts_ms(key) == expires_ts_ms
 
     def _expire(self, now: Now, diffs: list[SessionDiff]) -> None:
         while self._expiries and self._expiries[0][0] <= now.ts_ms:
-            expires_ts_ms, state_key = heapq.heappop(self._expiries)
-            if self._is_due(expires_ts_ms, state_key):
-                held = self._roster.live(state_key)
-                left = [m for m in held if m.expires_ts_ms > expires_ts_ms]
-                self._roster.put(state_key, left, LeftReason.EXPIRED, diffs)
+            expires_ts_ms, key = heapq.heappop(self._expiries)
+            if self._is_due(expires_ts_ms, key):
+                left = [m for m in self._roster.live(key) if m.expires_ts_ms > now.ts_ms]
+                self._roster.put(key, left, LeftReason.EXPIRED, diffs)
+                self._await_expiry(key)
         for sticky_key in self._sticky.expire(now):
             self._follow_sticky(sticky_key, LeftReason.EXPIRED, diffs)
 
@@ -340,22 +347,24 @@ class Session:
 
         Only of events that a dialect could read by their type: others give `unknown_dialect`.
         """
-        parsed = self._parse(self._readers.get(event.type, []), event)
+        kind = self._kinds.get(event.type, _Kind(event.type))
+        parsed = self._parse(kind.dialects, event)
         if isinstance(parsed, Problems):
             return parsed.problems
-        key: EntryKey | None
+        key: EntryKey
         if event.state_key is not None:
             key = (event.type, event.state_key)
-            current_id = self._state.get(key, (0, ""))[1]
+            current_id = self._state.get(key)
         else:
-            key = self._sticky_key(event)
-            history = self._sticky.history(key) if key is not None else ()
-            current_id = history[0].event_id if history else ""
+            # Without a key it was filed nowhere, so that whatever is there is another event.
+            key = sticky_key = (event.sender, event.type, filing_key(event.content) or "")
+            current = self._sticky.current(sticky_key)
+            current_id = current.event_id if current else None
         if parsed is _REDACTED or (
             event.event_id in self._redacted and current_id != event.event_id
         ):
             return (_WAS_REDACTED,)
-        if key is None or current_id != event.event_id:
+        if current_id != event.event_id:
             over = event.state_key is None and sticky_expires_ts_ms(event) <= now.ts_ms
             return (_EXPIRED if over else _SUPERSEDED,)
         if isinstance(parsed, Leave):
@@ -369,7 +378,7 @@ class Session:
             return ()
         found: dict[Problem, None] = {}
         for membership in said:
-            if membership.slot_id != self.slot.slot_id:
+            if membership.slot_id != self._slot_id:
                 about = f"it is for the slot {membership.slot_id}"
                 found[Problem("other_slot", about)] = None
             claimed = _as_claimed(membership) if self.policy.believes_claims else membership

@@ -7,11 +7,8 @@ it needs. Out: what the events mean (`dialects`), and the room, of which there i
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from rtcfoci.core.model import JsonObject, Now, RoomEvent
 from rtcfoci.errors import Problem
@@ -52,17 +49,20 @@ def read_sticky_key(content: JsonObject) -> str | Problem:
     return key
 
 
-def filing_key(content: JsonObject) -> str | None:
+def filing_key(content: object) -> str | None:
     """Take the key that an event is filed under, valid or not; None when it has none.
 
     The unstable name, where there is one, is what deployed readers file by.
     """
+    if not isinstance(content, dict):
+        return None
     key = content.get("msc4354_sticky_key", content.get("sticky_key"))
     return key if isinstance(key, str) and len(key) <= _MAX_KEY_LENGTH else None
 
 
 def _duration_ms(event: RoomEvent) -> int:
-    return max(0, min(event.sticky_duration_ms or 0, MAX_DURATION_MS))
+    duration_ms = event.sticky_duration_ms or 0
+    return min(duration_ms, MAX_DURATION_MS) if duration_ms > 0 else 0
 
 
 def sticky_expires_ts_ms(event: RoomEvent) -> int:
@@ -72,14 +72,14 @@ def sticky_expires_ts_ms(event: RoomEvent) -> int:
     starts at the earlier of receipt and the origin's time, so that a clock running ahead gains
     nothing. Without a duration an event is not sticky, whatever the server says of the rest.
     """
-    if event.sticky_ttl_ms is not None and _duration_ms(event):
+    duration_ms = _duration_ms(event)
+    if event.sticky_ttl_ms is not None and duration_ms:
         return event.received_ts_ms + max(0, min(event.sticky_ttl_ms, MAX_DURATION_MS))
-    return min(event.received_ts_ms, event.origin_server_ts_ms) + _duration_ms(event)
+    return min(event.received_ts_ms, event.origin_server_ts_ms) + duration_ms
 
 
-@dataclass(frozen=True, slots=True)
-class StickyEntry(Generic[_V]):
-    """One event of a key, with what it was read as."""
+class StickyEntry(NamedTuple, Generic[_V]):
+    """One event of a key, with what it was read as; of two, the greater is current."""
 
     rank_ts_ms: int
     """Origin's time plus duration: the latest to expire wins."""
@@ -90,16 +90,16 @@ class StickyEntry(Generic[_V]):
     value: _V
 
 
-_rank = attrgetter("rank_ts_ms", "event_id")
-
-
 class StickyMap(Generic[_V]):
     """The sticky events of one room that have not expired, leaves (tombstones) included."""
 
     def __init__(self) -> None:
-        self._history: dict[StickyKey, list[StickyEntry[_V]]] = {}
+        self._history: dict[StickyKey, tuple[StickyEntry[_V], ...]] = {}
+        """The greatest first."""
         self._key_of: dict[str, StickyKey] = {}
         self._expiries: list[tuple[int, str]] = []
+        self._types: dict[str, str] = {}
+        """One text of each event type for all keys: each event brings a copy of its own."""
 
     def __len__(self) -> int:
         return len(self._history)
@@ -110,18 +110,18 @@ class StickyMap(Generic[_V]):
     def current(self, key: StickyKey) -> StickyEntry[_V] | None:
         """Give back the winner of a key."""
         history = self._history.get(key)
-        return history[-1] if history else None
+        return history[0] if history else None
 
     def history(self, key: StickyKey) -> tuple[StickyEntry[_V], ...]:
         """Give back the live events of a key, the current one first."""
-        return tuple(reversed(self._history.get(key, ())))
+        return self._history.get(key, ())
 
     def add(self, event: RoomEvent, key: str, value: _V, now: Now) -> StickyKey | None:
         """File an event; give back its key, or None when nothing changed (known, or expired)."""
         expires_ts_ms = sticky_expires_ts_ms(event)
         if event.event_id in self._key_of or expires_ts_ms <= now.ts_ms:
             return None
-        full_key = (event.sender, event.type, key)
+        full_key = (event.sender, self._types.setdefault(event.type, event.type), key)
         entry = StickyEntry(
             event.origin_server_ts_ms + _duration_ms(event),
             event.event_id,
@@ -129,11 +129,11 @@ class StickyMap(Generic[_V]):
             expires_ts_ms,
             value,
         )
-        history = self._history.setdefault(full_key, [])
-        insort(history, entry, key=_rank)
+        history = sorted((*self._history.get(full_key, ()), entry), reverse=True)
         self._key_of[event.event_id] = full_key
         if len(history) > MAX_HISTORY:
-            del self._key_of[history.pop(0).event_id]
+            del self._key_of[history.pop().event_id]
+        self._history[full_key] = tuple(history)
         if len(self._expiries) > 2 * len(self._key_of) + 64:
             # What was dropped would lie here for an hour: without this a member could pile it up.
             self._expiries = [entry for entry in self._expiries if entry[1] in self._key_of]
@@ -148,7 +148,7 @@ class StickyMap(Generic[_V]):
             return None
         history = [entry for entry in self._history[key] if entry.event_id != event_id]
         if history:
-            self._history[key] = history
+            self._history[key] = tuple(history)
         else:
             del self._history[key]
         return key

@@ -26,6 +26,7 @@ _STICKY_MS = 3_600_000
 _SHAPE = 'give an event, its content, or {"room_id": "!...", "events": [...]}, as JSON'
 _NOBODY = "@somebody:example.org"
 _ROOM_ID = "!room:example.org"
+_DEVICE = "DEVICE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,9 @@ def _completed(found: JsonObject, draft: Draft, now_ts_ms: int) -> GivenEvent:
     raw.setdefault("event_id", "$draft")
     entry = read_entry(0, raw, now_ts_ms)
     if draft.encrypted and entry.event is not None and entry.event.state_key is None:
-        entry = replace(entry, event=replace(entry.event, encrypted=True))
+        device_id = _device_of(content)
+        event = replace(entry.event, encrypted=True, encrypted_by_device_id=device_id)
+        entry = replace(entry, event=event)
     return GivenEvent(entry=entry, assumed=tuple(assumed))
 
 
@@ -135,6 +138,13 @@ def _type_of(content: JsonObject) -> str:
     application = content.get("application")
     sticky = isinstance(application, dict) or not _STICKY_KEYS.isdisjoint(content)
     return _STICKY if sticky and "session" not in content else _STATE
+
+
+def _device_of(content: JsonObject) -> str:
+    """Name the device that a draft is encrypted by: the one that it claims."""
+    member = content.get("member")
+    named = member.get("device_id") if isinstance(member, Mapping) else None
+    return named if is_text(named) else _DEVICE
 
 
 def _sender_of(content: JsonObject) -> str:

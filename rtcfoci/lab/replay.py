@@ -6,15 +6,19 @@ are recorded (`rtcfoci.call.trace`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rtcfoci.call.handles import handle_of, own_keys
 from rtcfoci.call.sessions import reading_policies
 from rtcfoci.call.trace import INPUTS, effects_of, line, plain
 from rtcfoci.core.conditions import Conditions
+from rtcfoci.core.key_messages import Key
+from rtcfoci.core.keys import KeyMachine
 from rtcfoci.core.lifecycle import Lifecycle
-from rtcfoci.core.session import Session
+from rtcfoci.core.notifications import Notifications
+from rtcfoci.core.session import Session, SessionDiff
 from rtcfoci.core.signals import SignalInbox
 from rtcfoci.errors import UsageError
 from rtcfoci.lab.tracefile import Record, TraceFile
@@ -79,27 +83,47 @@ class _Machines:
     trace: TraceFile
     plugins: PluginManager
     made: dict[str, Any] = field(default_factory=dict)
+    taken: Mapping[str, object] = field(default_factory=dict)
+    """What the session was given last."""
+    found: Sequence[SessionDiff] = ()
+    """And what changed by it."""
 
     def make(self, record: Record) -> None:
         """Make the machine that a line names."""
+        try:
+            self.made[record.named] = self._made(record)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._unknown(record) from error
+
+    def _made(self, record: Record) -> object:
         part = self.trace.part
         match record.named:
             case "conditions":
-                machine: object = Conditions()
+                return Conditions()
             case "session":
                 policies = {p.name: p for p in reading_policies(self.plugins)}
                 policy = policies.get(str(record.fields.get("policy")))
                 if policy is None:
                     raise self._unknown(record)
-                machine = Session(part(record, "slot"), self.trace.dialects, policy=policy)
+                return Session(part(record, "slot"), self.trace.dialects, policy=policy)
             case "signals" if "session" in self.made:
                 has = self.made["session"].has
-                machine = SignalInbox(part(record, "slot"), part(record, "own"), has)
+                return SignalInbox(part(record, "slot"), part(record, "own"), has)
+            case "notifications" if "session" in self.made:
+                own = part(record, "own")
+                return Notifications(
+                    self.made["session"], user_id=own.user_id, device_id=own.device_id or ""
+                )
+            case "keys" if "session" in self.made:
+                return KeyMachine(
+                    part(record, "slot"),
+                    part(record, "own"),
+                    random_bytes=own_keys(),
+                    config=part(record, "config"),
+                )
             case "lifecycle":
-                machine = Lifecycle(part(record, "config"))
-            case _:
-                raise self._unknown(record)
-        self.made[record.named] = machine
+                return Lifecycle(part(record, "config"))
+        raise self._unknown(record)
 
     def give(self, record: Record) -> list[str]:
         """Give a machine its input; what comes out, as lines."""
@@ -107,10 +131,19 @@ class _Machines:
         if name not in self.made or method not in INPUTS[name]:
             raise self._unknown(record)
         given = self.trace.arguments(record)
+        match name, method:
+            case "notifications", _:
+                given["changes"] = self.found
+                if method == "receive":
+                    given.setdefault("event", self.taken.get("event"))
+            case "keys", "set_members":
+                given.setdefault("members", self.made["session"].members)
         try:
             result = getattr(self.made[name], method)(**given)
         except Exception as error:
             return [line({"raised": type(error).__name__})]
+        if name == "session":
+            self.taken, self.found = given, result
         return [line({"effect": plain(effect, _as_is)}) for effect in effects_of(result)]
 
     def _unknown(self, record: Record) -> UsageError:
@@ -123,4 +156,4 @@ class _Machines:
 
 def _as_is(_name: str, handle: object) -> object:
     """Secrets of a recording are handles already."""
-    return handle
+    return handle_of(handle) if isinstance(handle, Key) else handle

@@ -35,7 +35,7 @@ __all__ = [
 
 MAX_DEPTH = 512
 """Deeper nesting is refused: nothing in Matrix comes near it."""
-_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}]', re.DOTALL)
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[][{}]', re.DOTALL)
 _SHAPE = 'the file is {"room_id": "!...", "events": [...]}, events in the client format'
 
 

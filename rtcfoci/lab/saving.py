@@ -26,6 +26,7 @@ _CONTEXT = {
     "m.room.power_levels": None,
 }
 """State that no session goes by, and that says who may take part: which fields, or all."""
+_SEALED = "m.room.encrypted"
 _MAX_WAITING = 256
 """How many redactions wait for the event that they are for."""
 
@@ -74,6 +75,8 @@ class RoomSaver:
         self._state: dict[tuple[str, str], str] = {}
         """The current event of each key: a whole room that comes again brings nothing new."""
         self._known: set[str] = set()
+        self._sealed: set[str] = set()
+        """Events of which only that they came encrypted is kept so far."""
         self._waiting: dict[str, RoomEvent] = {}
         """Redactions of events that are not here, by what they redact."""
 
@@ -112,7 +115,7 @@ class RoomSaver:
     def _kept(self, event: RoomEvent) -> RoomEvent | None:
         kept = essence(event, self._types)
         if kept is not None or event.type not in _CONTEXT:
-            sealed = event.type == "m.room.encrypted" and event.sticky_duration_ms is not None
+            sealed = event.type == _SEALED and event.sticky_duration_ms is not None
             # What cannot be read here may be a membership: that there was one is said.
             return replace(event, content={}, age_ms=None) if sealed else kept
         if event.state_key is None:
@@ -128,7 +131,8 @@ class RoomSaver:
                 del self._waiting[next(iter(self._waiting))]
             return False
         if event.state_key is None:
-            return event.event_id not in self._known
+            read_late = event.event_id in self._sealed and event.type != _SEALED
+            return read_late or event.event_id not in self._known
         key = (event.type, event.state_key)
         if self._state.get(key) == event.event_id:
             return False
@@ -137,6 +141,10 @@ class RoomSaver:
 
     def _append(self, event: RoomEvent) -> None:
         self._known.add(event.event_id)
+        if event.type == _SEALED:
+            self._sealed.add(event.event_id)
+        else:
+            self._sealed.discard(event.event_id)
         if self._pseudonyms is not None:
             event = self._pseudonyms.event(event)
         self._lines.append(json.dumps(write_event(event), allow_nan=False))

@@ -234,6 +234,8 @@ class _Stay:
     membership: Membership
     focus: str
     start_s: float
+    place: int
+    """Which of the lanes of its device: several memberships of one may count, each in its own."""
     refreshed_s: list[float] = field(default_factory=list)
 
 
@@ -244,7 +246,9 @@ class _Drawn:
         self.session = session
         self.own: Member | None = None
         self._foci = foci
-        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lanes: dict[tuple[str, str, int], Lane] = {}
+        self._places: dict[tuple[str, str], set[int]] = {}
+        """Which lanes of a device are taken now."""
         self._stays: dict[Member, _Stay] = {}
         self._members: dict[tuple[str, str, str], Membership] = {}
         self._ages: list[tuple[int, tuple[str, str, str]]] = []
@@ -329,24 +333,28 @@ class _Drawn:
             return
         if stay is not None:
             self._close(stay, at_s, "")
-        self._stays[membership.member] = _Stay(membership, focus, at_s)
+        taken = self._places.setdefault(_device(membership.member), set())
+        place = next(number for number in range(len(taken) + 1) if number not in taken)
+        taken.add(place)
+        self._stays[membership.member] = _Stay(membership, focus, at_s, place)
         self._foci.of(focus)  # in the order of their appearance
-        self._lane(membership.member)
+        self._lane(membership.member, place)
 
-    def _lane(self, member: Member) -> Lane:
-        """Give the lane of a device, whatever its member id."""
+    def _lane(self, member: Member, place: int) -> Lane:
+        """Give a lane of a device, whatever its member id."""
         ours = self.own is not None and self.own.order[:2] == member.order[:2]
-        lane = Lane(name=f"{member} (us)" if ours else str(member))
-        key = (member.user_id, member.device_id or member.member_id)
-        return self._lanes.setdefault(key, lane)
+        name = f"{member} ({place + 1})" if place else str(member)
+        lane = Lane(name=f"{name} (us)" if ours else name)
+        return self._lanes.setdefault((*_device(member), place), lane)
 
     def _close(self, stay: _Stay, at_s: float, why: str) -> None:
         membership = stay.membership
         member = membership.member
         del self._stays[member]
+        self._places[_device(member)].remove(stay.place)
         legend = self._foci.of(stay.focus)
         said = f"{member}, {membership.dialect}\n{stay.focus}\n{from_to(stay.start_s, at_s)}\n{why}"
-        self._lane(member).spans.append(
+        self._lane(member, stay.place).spans.append(
             legend.span(stay.start_s, at_s, said.strip(), why, notches_s=stay.refreshed_s)
         )
 
@@ -357,6 +365,10 @@ class _Drawn:
             self._slot_lane.spans.append(legend.span(start_s, at_s, said))
         absent = status is SlotStatus.ABSENT
         self._slot = None if absent else (_OPEN if status is SlotStatus.OPEN else _CLOSED, at_s)
+
+
+def _device(member: Member) -> tuple[str, str]:
+    return member.user_id, member.device_id or member.member_id
 
 
 def _used(membership: Membership) -> str:

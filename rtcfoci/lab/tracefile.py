@@ -16,8 +16,17 @@ from rtcfoci.call.sessions import installed_dialects
 from rtcfoci.call.trace import VERSION
 from rtcfoci.core import effects as fx
 from rtcfoci.core.dialects import Dialect, OwnMembership, WritableDialect
+from rtcfoci.core.keys import KeyConfig
 from rtcfoci.core.lifecycle import LifecycleConfig
-from rtcfoci.core.model import Member, Now, RoomEvent, Slot, Transport
+from rtcfoci.core.model import (
+    FocusSelection,
+    Member,
+    Membership,
+    Now,
+    RoomEvent,
+    Slot,
+    Transport,
+)
 from rtcfoci.errors import UsageError
 from rtcfoci.matrix.client import DelayedEvent
 from rtcfoci.plugin.manager import PluginManager
@@ -90,6 +99,8 @@ class TraceFile:
         if name == "writer":
             written = [self._writable(each) for each in value["written"]]
             return Writer(self._writable(value["dialect"]), _value(value["own"]), written)
+        if name in ("members", "lingering"):
+            return [_joined(_value(member), since_ts_ms) for member, since_ts_ms in value]
         return _value(value) if name in _VALUES else value
 
     def _writable(self, name: str) -> WritableDialect:
@@ -175,11 +186,28 @@ def _value(given: Any) -> Any:  # noqa: ANN401 - checked as it is taken apart
     return _KINDS[given["is"]](**found)
 
 
+def _joined(member: Member, created_ts_ms: int) -> Membership:
+    """Make a membership that says who and since when, which is all that was recorded of it."""
+    return Membership(
+        member=member,
+        slot_id="",
+        transports=(),
+        can_subscribe=None,
+        focus_selection=FocusSelection.OWN,
+        application={},
+        created_ts_ms=created_ts_ms,
+        expires_ts_ms=created_ts_ms,
+        dialect="",
+        event_id="",
+        room_id="",
+    )
+
+
 _KINDS: Mapping[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        RoomEvent, Member, Slot, OwnMembership, Transport, LifecycleConfig, DelayedEvent, fx.Done, fx.Listed,
-        fx.Scheduled, fx.Sent, fx.Failure,
+        RoomEvent, Member, Slot, OwnMembership, Transport, LifecycleConfig, KeyConfig, DelayedEvent, fx.Done,
+        fx.Listed, fx.Scheduled, fx.Sent, fx.Failure,
     )
 }  # fmt: skip
 _VALUES = ("event", "member", "result")

@@ -15,8 +15,8 @@ from rtcfoci.matrix.http import Response
 __all__ = ["refused", "retry_after_ms"]
 
 MAX_WORDS = 300
-MAX_DEPTH = 32
-"""No refusal is nested deeper; what is becomes null."""
+MAX_WAIT_MS = 10**12
+"""As long as a header of nine digits can ask for."""
 
 _REMEDIES = {
     "M_UNKNOWN_TOKEN": "Log in again: the access token is no longer valid.",
@@ -48,6 +48,7 @@ def retry_after_ms(answer: Response) -> int | None:
     exact = answer.body.get("retry_after_ms") if isinstance(answer.body, dict) else None
     if not isinstance(exact, int) or isinstance(exact, bool) or exact < 0:
         return seconds_ms if seconds_ms >= 0 else None
+    exact = min(exact, MAX_WAIT_MS)
     return exact if seconds_ms < 0 or seconds_ms - 1000 < exact <= seconds_ms else seconds_ms
 
 
@@ -55,10 +56,9 @@ def refused(what: str, answer: Response, secret: str = "") -> ClientError:
     """Make the error for a refusal.
 
     :param what: completes "The homeserver refused to ...".
-    :param secret: cut out of the server's words and body.
+    :param secret: cut out of the server's words and fields.
     """
-    body = _without(answer.body, secret) if secret else answer.body
-    body = body if isinstance(body, dict) else {}
+    body = _flat(answer.body, secret)
     errcode, words = body.get("errcode"), body.get("error")
     errcode = errcode if isinstance(errcode, str) else ""
     said = words[:MAX_WORDS] if isinstance(words, str) else "no reason given"
@@ -74,13 +74,15 @@ def refused(what: str, answer: Response, secret: str = "") -> ClientError:
     )
 
 
-def _without(value: object, secret: str, depth: int = MAX_DEPTH) -> object:
-    if isinstance(value, str):
-        return value.replace(secret, "...")
-    if isinstance(value, (dict, list)) and depth == 0:
-        return None
-    if isinstance(value, dict):
-        return {k: _without(v, secret, depth - 1) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without(v, secret, depth - 1) for v in value]
-    return value
+def _flat(body: object, secret: str) -> dict[str, object]:
+    """Give the fields of a body that are no containers, without a secret: no code carries more."""
+    if not isinstance(body, dict):
+        return {}
+    plain = {name: value for name, value in body.items() if not isinstance(value, (dict, list))}
+    if not secret:
+        return plain
+    return {
+        name: value.replace(secret, "...") if isinstance(value, str) else value
+        for name, value in plain.items()
+        if secret not in name
+    }

@@ -18,6 +18,7 @@ __all__ = [
     "DelayedEvent",
     "MatrixClient",
     "RoomUpdate",
+    "SealedCounts",
     "ServerSupport",
     "ToDevice",
     "Update",
@@ -54,6 +55,30 @@ class DelayedEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedCounts:
+    """Encrypted events of a room, since the client was opened, that were not simply read."""
+
+    waiting: int = 0
+    """Wait now for a key, or for their sender's devices: sticky ones, and for two minutes others, which may
+    be notifications."""
+    dropped: int = 0
+    """Were given up because too many waited."""
+    refused: int = 0
+    """Were decrypted and are not what they say: replayed, or of another room."""
+    unbound: int = 0
+    """Were read although their keys are those of no device of their sender."""
+
+    def since(self, before: SealedCounts) -> SealedCounts:
+        """Leave out what was counted before; what waits, waits."""
+        return SealedCounts(
+            waiting=self.waiting,
+            dropped=self.dropped - before.dropped,
+            refused=self.refused - before.refused,
+            unbound=self.unbound - before.unbound,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomUpdate:
     """What one sync brought for one room: state, timeline and sticky events, each once, in order."""
 
@@ -72,7 +97,8 @@ class ToDevice:
     sender: str
     content: JsonObject = field(repr=False)
     security: Literal["clear", "bound", "trusted"]
-    """`bound`: the olm sender key and ed25519 key belong to `sender_device_id`, checked."""
+    """`bound`: the olm sender key and ed25519 key belong to `sender_device_id`, checked; `trusted`: and that
+    is cross-signed."""
     sender_device_id: str | None
     """Only believed when not clear."""
 
@@ -102,7 +128,10 @@ class MatrixClient(Protocol):
 
     @property
     def encrypts(self) -> bool:
-        """Whether to-device messages can be encrypted."""
+        """Whether to-device messages and events can be encrypted, and are read when they are."""
+
+    def sealed(self, room_id: str) -> SealedCounts:
+        """Count the encrypted events of a room that were not simply read."""
 
     async def support(self) -> ServerSupport:
         """Probe what the homeserver offers; cached until it was unreachable."""
@@ -133,8 +162,12 @@ class MatrixClient(Protocol):
         *,
         txn_id: str,
         sticky_duration_ms: int | None = None,
+        encrypt: bool = False,
     ) -> str:
-        """Send an event in clear; give back its id. The same `txn_id` never sends twice."""
+        """Send an event; give back its id. The same `txn_id` never sends twice.
+
+        `encrypt` means Megolm, for every device in the room, and never falls back to clear.
+        """
 
     async def schedule_delayed(
         self,
@@ -146,19 +179,36 @@ class MatrixClient(Protocol):
         txn_id: str,
         state_key: str | None = None,
         sticky_duration_ms: int | None = None,
+        encrypt: bool = False,
     ) -> str:
-        """Have the server send an event later (MSC4140); give back the delay id, a secret."""
+        """Have the server send an event later (MSC4140); give back the delay id, a secret.
+
+        `encrypt` is that of `send_event`; state is never encrypted.
+        """
 
     async def manage_delayed(self, delay_id: str, action: DelayedAction) -> None:
         """Restart, cancel or send; 404 `M_NOT_FOUND` when it has fired."""
 
     async def list_delayed(self) -> Sequence[DelayedEvent]:
-        """List our own scheduled events."""
+        """List our own scheduled events; encrypted ones as what they say."""
+
+    def trusts(self, user_id: str, device_id: str | None) -> bool | None:
+        """Tell whether a device is cross-signed (`rtcfoci.matrix.cross_signing`); None: it is not known."""
 
     async def send_to_device(
-        self, event_type: str, user_id: str, device_id: str, content: JsonObject, *, encrypt: bool
+        self,
+        event_type: str,
+        user_id: str,
+        device_id: str,
+        content: JsonObject,
+        *,
+        encrypt: bool,
+        trusted: bool = False,
     ) -> None:
-        """Send to one device; `encrypt` means olm, and never falls back to clear."""
+        """Send to one device; `encrypt` means olm, and never falls back to clear.
+
+        `trusted` means to a cross-signed device alone; for another it raises `UntrustedError`.
+        """
 
     async def openid_token(self) -> JsonObject:
         """Ask for a single-use OpenID token."""

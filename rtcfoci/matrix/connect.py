@@ -99,7 +99,7 @@ async def connect(
     :param user: local part or full id; only needed to log in with a password.
     :param token: an access token instead of a password.
     :param device_store: a folder of this device alone; None makes a device that is forgotten at the end.
-    :param encrypted: whether to-device messages can be encrypted; loads matrix-nio.
+    :param encrypted: whether messages and sticky events can be encrypted and read; loads matrix-nio.
     :raises ClientError: the login was refused; `UnreachableError`: no homeserver.
     :raises UsageError: the store is in use, damaged, or of somebody else.
     """

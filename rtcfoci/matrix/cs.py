@@ -16,22 +16,29 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 from urllib.parse import quote
 
 from rtcfoci.core.model import JsonObject, RoomEvent
 from rtcfoci.errors import ClientError, UnreachableError
 from rtcfoci.matrix.answers import refused, retry_after_ms
-from rtcfoci.matrix.client import DelayedAction, DelayedEvent, ServerSupport, ToDevice, Update
+from rtcfoci.matrix.client import (
+    DelayedAction,
+    DelayedEvent,
+    SealedCounts,
+    ServerSupport,
+    ToDevice,
+    Update,
+)
+from rtcfoci.matrix.encrypter import Encrypter
 from rtcfoci.matrix.feed import Feed, Snapshot
 from rtcfoci.matrix.http import Requester
-from rtcfoci.matrix.loop import Decrypter, SyncLoop
+from rtcfoci.matrix.loop import SyncLoop
 from rtcfoci.matrix.sticky import StickyEvents
 from rtcfoci.matrix.store import DeviceStore, wall_clock_ts_ms
 from rtcfoci.matrix.sync import read_event
 from rtcfoci.matrix.together import together
 
-__all__ = ["CsClient", "Encrypter", "segment"]
+__all__ = ["CsClient", "segment"]
 
 REQUEST_TIMEOUT_S = 15.0
 MAX_LIMIT_WAIT_S = 30.0
@@ -43,18 +50,6 @@ _DELAY = "org.matrix.msc4140.delay"
 _STICKY = "org.matrix.msc4354.sticky_duration_ms"
 _TRANSPORTS = "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"
 _MAX_PAGES = 100
-
-
-class Encrypter(Decrypter, Protocol):
-    """An olm machine: encrypts for one device, decrypts what syncs bring."""
-
-    async def encrypt(
-        self, event_type: str, user_id: str, device_id: str, content: JsonObject
-    ) -> JsonObject:
-        """Give back the content of an `m.room.encrypted` event for exactly this device."""
-
-    async def aclose(self) -> None:
-        """Stop what runs behind. Idempotent."""
 
 
 def segment(value: str) -> str:
@@ -90,7 +85,7 @@ class CsClient:
         self.encrypter: Encrypter | None = None
         self._requester = requester
         self._token = access_token
-        self._wall_ts_ms = wall_ts_ms
+        self.wall_ts_ms: Callable[[], int] = wall_ts_ms
         self._random_bytes = random_bytes
         self._support: ServerSupport | None = None
         self._action_in_path = True
@@ -105,6 +100,9 @@ class CsClient:
     @property
     def encrypts(self) -> bool:
         return self.encrypter is not None
+
+    def sealed(self, room_id: str) -> SealedCounts:
+        return SealedCounts() if self.encrypter is None else self.encrypter.counts(room_id)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -130,10 +128,7 @@ class CsClient:
         timeout_s: float = REQUEST_TIMEOUT_S,
         secret: str = "",
     ) -> dict[str, object]:
-        """Send one authenticated request whose answer is an object.
-
-        The parameters are those of `exchange`.
-        """
+        """Send one authenticated request whose answer is an object; the parameters are `exchange`'s."""
         answer = await self.exchange(
             what,
             method,
@@ -231,7 +226,7 @@ class CsClient:
     async def room_state(self, room_id: str) -> Sequence[RoomEvent]:
         path = f"{_V3}/rooms/{segment(room_id)}/state"
         events = await self.exchange("give the room's state", "GET", path, timeout_s=60.0)
-        now_ts_ms = self._wall_ts_ms()
+        now_ts_ms = self.wall_ts_ms()
         read = (read_event(event, now_ts_ms) for event in _list(events))
         return [event for event in read if event is not None and event.state_key is not None]
 
@@ -250,7 +245,10 @@ class CsClient:
         *,
         txn_id: str,
         sticky_duration_ms: int | None = None,
+        encrypt: bool = False,
     ) -> str:
+        if encrypt:
+            event_type, content = await self._encrypted(room_id, event_type, content)
         answer = await self.call(
             "take an event",
             "PUT",
@@ -260,6 +258,22 @@ class CsClient:
             wait=False,
         )
         return _text(answer, "event_id", "take an event")
+
+    async def _encrypted(
+        self, room_id: str, event_type: str, content: JsonObject
+    ) -> tuple[str, JsonObject]:
+        encrypter = self._require_encrypter(f"The event for {room_id}")
+        return "m.room.encrypted", await encrypter.encrypt_event(room_id, event_type, content)
+
+    def _require_encrypter(self, message: str) -> Encrypter:
+        if self.encrypter is None:
+            raise ClientError(
+                f"{message} was not sent.",
+                status=0,
+                why="It has to be encrypted, and this client was opened without encryption.",
+                do="Open the client with encrypted=True.",
+            )
+        return self.encrypter
 
     # --- delayed events -------------------------------------------------------------------------
 
@@ -273,7 +287,10 @@ class CsClient:
         txn_id: str,
         state_key: str | None = None,
         sticky_duration_ms: int | None = None,
+        encrypt: bool = False,
     ) -> str:
+        if encrypt:
+            event_type, content = await self._encrypted(room_id, event_type, content)
         what = "hold an event for later"
         query = {} if sticky_duration_ms is None else {_STICKY: str(sticky_duration_ms)}
         if self._schedules_apart:
@@ -325,6 +342,8 @@ class CsClient:
             for name in ("delayed_events", "scheduled"):
                 for raw in _list(answer.get(name)):
                     event = _delayed(_object(raw))
+                    if event is not None and self.encrypter is not None:
+                        event = self.encrypter.read_held(event)
                     if event is not None:
                         found.append(event)
             more = answer.get("next_batch")
@@ -335,21 +354,35 @@ class CsClient:
 
     # --- to-device ------------------------------------------------------------------------------
 
+    def trusts(self, user_id: str, device_id: str | None) -> bool | None:
+        if self.encrypter is None or device_id is None:
+            return None
+        return self.encrypter.trusts(user_id, device_id)
+
     async def send_to_device(
-        self, event_type: str, user_id: str, device_id: str, content: JsonObject, *, encrypt: bool
+        self,
+        event_type: str,
+        user_id: str,
+        device_id: str,
+        content: JsonObject,
+        *,
+        encrypt: bool,
+        trusted: bool = False,
     ) -> None:
         if encrypt:
-            if self.encrypter is None:
-                raise ClientError(
-                    f"The message for {user_id}/{device_id} was not sent.",
-                    status=0,
-                    why="It has to be encrypted, and this client was opened without encryption.",
-                    do="Open the client with encrypted=True.",
-                )
-            content = await self.encrypter.encrypt(event_type, user_id, device_id, content)
+            encrypter = self._require_encrypter(f"The message for {user_id}/{device_id}")
+            content = await encrypter.encrypt(
+                event_type, user_id, device_id, content, trusted=trusted
+            )
             event_type = "m.room.encrypted"
+        await self.send_to_devices(event_type, {user_id: {device_id: content}})
+
+    async def send_to_devices(
+        self, event_type: str, messages: Mapping[str, Mapping[str, JsonObject]]
+    ) -> None:
+        """Send to devices, by user and device, what is encrypted already or needs not be."""
         path = f"{_V3}/sendToDevice/{segment(event_type)}/{self._random_bytes(16).hex()}"
-        body = {"messages": {user_id: {device_id: content}}}
+        body = {"messages": messages}
         await self.call("pass a message to a device", "PUT", path, body=body)
 
     async def ack(self, message: ToDevice) -> None:
@@ -371,7 +404,7 @@ class CsClient:
                 self.feed,
                 self.store,
                 self.encrypter,
-                self._wall_ts_ms,
+                self.wall_ts_ms,
                 random_bytes=self._random_bytes,
             )
             self._sync = asyncio.create_task(loop.run(), name=f"sync {self.user_id}")
@@ -391,6 +424,8 @@ class CsClient:
         sticky: tuple[RoomEvent, ...] = ()
         if (await self.support()).sticky_events:
             sticky = await self._sticky.now(room_id)
+        if self.encrypter is not None:
+            sticky = self.encrypter.read(room_id, sticky)
         return Snapshot("join", tuple(state), sticky)
 
     async def _poll(self, query: dict[str, str], *, timeout_s: float) -> dict[str, object]:

@@ -141,6 +141,12 @@ class Feed:
             if not reader.catching_up:
                 reader.known = frozenset()
 
+    def late(self, room_id: str, event: RoomEvent) -> None:
+        """Hand out what an event says that has been handed out unread."""
+        for reader in list(self._readers):
+            if reader.primed and reader.room_id == room_id:
+                self._put(reader, RoomUpdate(room_id=room_id, events=(event,)))
+
     def message(self, message: ToDevice) -> None:
         """Hand out a to-device message; readers not yet started find it among the pending ones."""
         for reader in list(self._readers):

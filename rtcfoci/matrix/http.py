@@ -28,7 +28,13 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_DEPTH = 200
 """What is nested deeper becomes null, where Python's own reader gives up."""
 
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_RUN = re.compile(
+    r"""(?: [^][{}"]++ | "(?:[^"\\]++|\\.?)*+(?:"|\Z) | \[\] | \{\} )*+ (?: ([\[{]++) | ([\]}]++) | \Z )""",
+    re.DOTALL | re.VERBOSE,
+)
+"""What changes no depth, and then brackets of one direction. It fits everywhere, a string without end
+included: where it did not, it would be tried from every character on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +185,14 @@ def _integer(digits: str) -> int | float:
 
 def _flattened(text: str) -> str:
     """Put null in the place of what is nested too deep."""
-    kept, depth, begin = [], 0, 0
-    for token in _TOKEN.finditer(text):
-        if token[0] in ("[", "{"):
-            if depth == MAX_DEPTH:
-                kept += [text[begin : token.start()], "null"]
-            depth += 1
-        elif token[0] in ("]", "}"):
-            depth -= 1
-            if depth == MAX_DEPTH:
-                begin = token.end()
+    kept: list[str] = []
+    depth = begin = 0
+    for run in _RUN.finditer(text):
+        opens = run.lastindex == 1
+        start, end = run.span(1 if opens else 2)
+        before, depth = depth, depth + (end - start if opens else start - end)
+        if before <= MAX_DEPTH < depth:
+            kept += (text[begin : start + MAX_DEPTH - before], "null")
+        elif depth <= MAX_DEPTH < before:
+            begin = start + before - MAX_DEPTH
     return "".join([*kept, text[begin:] if depth <= MAX_DEPTH else ""])

@@ -10,14 +10,14 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from rtcfoci.errors import ClientError, UnreachableError
 from rtcfoci.matrix.client import Connectivity, ToDevice
 from rtcfoci.matrix.feed import Feed, Snapshot
 from rtcfoci.matrix.store import Arrival, DeviceStore
-from rtcfoci.matrix.sync import RawToDevice, SyncBatch, read_sync
+from rtcfoci.matrix.sync import RawToDevice, RoomBatch, SyncBatch, read_sync
 
 __all__ = ["CRYPTO_TYPES", "Decrypter", "Poll", "SyncLoop", "clear_arrivals", "prime_readers"]
 
@@ -56,6 +56,12 @@ class Decrypter(Protocol):
 
         What needs the homeserver first (keys of an unknown sender) happens behind it, so that no remote
         server can hold up our sync.
+        """
+
+    def read_rooms(self, batches: Iterable[RoomBatch]) -> tuple[RoomBatch, ...]:
+        """Read the encrypted events that a call goes by, of a sync whose messages were received.
+
+        What could not be read when it came is given to the feed when it can be.
         """
 
 
@@ -185,7 +191,10 @@ class SyncLoop:
                 messages = self._decrypter.receive(batch, self._store)
             for message in messages:
                 self._feed.message(message)
-            self._feed.rooms_synced(batch.rooms)
+            rooms = batch.rooms
+            if self._decrypter is not None:
+                rooms = self._decrypter.read_rooms(rooms)
+            self._feed.rooms_synced(rooms)
         except Exception:
             if self._store.next_batch == batch.next_batch:
                 # Kept, but perhaps not handed out: readers start again and find it there.

@@ -21,7 +21,8 @@ from nio.events import OlmEvent
 
 from rtcfoci.errors import ClientError, UsageError
 from rtcfoci.matrix.client import Connectivity
-from rtcfoci.matrix.cs import CsClient, Encrypter
+from rtcfoci.matrix.cs import CsClient
+from rtcfoci.matrix.encrypter import Encrypter
 from rtcfoci.matrix.feed import Feed
 from rtcfoci.matrix.http import AiohttpRequester, Requester
 from rtcfoci.matrix.loop import clear_arrivals, prime_readers
@@ -127,7 +128,7 @@ class NioClient(CsClient):
         await self._handle_sync(response)
 
     def _take(self, response: SyncResponse, raw: object) -> None:
-        batch = read_sync(raw, self._wall_ts_ms())
+        batch = read_sync(raw, self.wall_ts_ms())
         arrivals = clear_arrivals(batch.to_device)
         machine = self._machine
         if machine is None:
@@ -150,7 +151,7 @@ class NioClient(CsClient):
             messages += machine.settle()
         for message in messages:
             self.feed.message(message)
-        self.feed.rooms_synced(batch.rooms)
+        self.feed.rooms_synced(batch.rooms if machine is None else machine.read_rooms(batch.rooms))
 
     async def _on_send(self, *args: object, **kwargs: object) -> aiohttp.ClientResponse:
         """Learn from the bot's own requests whether the homeserver answers and knows the token."""

@@ -2,11 +2,12 @@
 
 In: our device's keys on the server, encrypting for one device, decrypting into our durable queue, binding
 every sender to a device before anything is believed.
-Out: the queue (`store`), requests (`cs`), following a bot's own nio client (`nio`), room encryption.
+Out: the queue (`store`), requests (`cs`), following a bot's own nio client (`nio`), whose keys are whose
+(`devices`), events of rooms (`megolm`, `room_keys`).
 
 matrix-nio 0.26.0 drops decrypted to-device events of types it does not know, and does not compare the olm
-sender key with the device that the message names. Both are done here, at private places of nio that
-`NIO_PLACES` lists; the tests fail with their names when a nio lacks one.
+sender key with the device that the message names. Both are done here, at places of nio that are not public
+(`nio_places`).
 """
 
 from __future__ import annotations
@@ -14,65 +15,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nio.crypto import Olm
 from nio.events import OlmEvent
-from nio.responses import KeysClaimResponse, KeysQueryResponse, KeysUploadResponse
+from nio.responses import KeysUploadResponse
 from nio.store import SqliteMemoryStore, SqliteStore
 
-from rtcfoci.core.model import JsonObject
-from rtcfoci.errors import ClientError, UsageError
-from rtcfoci.matrix.client import ToDevice
+from rtcfoci.core.model import JsonObject, RoomEvent
+from rtcfoci.errors import ClientError, UntrustedError, UsageError
+from rtcfoci.matrix.client import DelayedEvent, SealedCounts, ToDevice
+from rtcfoci.matrix.devices import Devices, dig
 from rtcfoci.matrix.loop import CRYPTO_TYPES, clear_arrivals
-from rtcfoci.matrix.store import Arrival, DeviceStore, OlmProof
-from rtcfoci.matrix.sync import SyncBatch, is_content, is_text
+from rtcfoci.matrix.megolm import SealedEvents
+from rtcfoci.matrix.olm_store import FileStore, Transaction
+from rtcfoci.matrix.room_keys import RoomKeys
+from rtcfoci.matrix.store import Arrival, DeviceStore, OlmProof, Unsettled
+from rtcfoci.matrix.sync import RoomBatch, SyncBatch, is_content, is_text
 
 if TYPE_CHECKING:
-    from nio.crypto import OlmDevice, Session
     from nio.events import ToDeviceEvent
 
     from rtcfoci.matrix.cs import CsClient
 
-__all__ = ["NIO_PLACES", "OlmMachine"]
-
-NIO_PLACES: Mapping[str, tuple[str, ...]] = {
-    "nio.crypto.Olm.__init__": ("self", "user_id", "device_id", "store"),
-    "nio.crypto.Olm._handle_olm_event": ("self", "sender", "sender_key", "payload"),
-    "nio.crypto.Olm._olm_encrypt": (
-        "self",
-        "session",
-        "recipient_device",
-        "message_type",
-        "content",
-    ),
-    "nio.crypto.Olm.handle_to_device_event": ("self", "event"),
-    "nio.crypto.Olm.handle_response": ("self", "response"),
-    "nio.crypto.Olm.share_keys": ("self",),
-    "nio.crypto.Olm.save_account": ("self", "account"),
-    "nio.crypto.Olm.get_users_for_key_claiming": ("self",),
-    "nio.crypto.DeviceStore.active_user_devices": ("self", "user_id"),
-    "nio.crypto.SessionStore.get": ("self", "sender_key"),
-    "nio.store.SqliteStore.load_account": ("self",),
-    "nio.store.SqliteStore.load_sessions": ("self",),
-    "nio.client.AsyncClient._handle_sync": ("self", "response"),
-    "nio.client.AsyncClient.send": (
-        "self",
-        "method",
-        "path",
-        "data",
-        "headers",
-        "trace_context",
-        "timeout",
-    ),
-}
-"""Places of matrix-nio 0.26.0 that this package relies on, with their parameters."""
+__all__ = ["OlmMachine"]
 
 _V3 = "/_matrix/client/v3"
 _OLM = "m.olm.v1.curve25519-aes-sha2"
-_FEDERATION_WAIT_MS = 8_000
 _QUERY_EVERY_S = 0.5
 _QUERY_BURST_S = 2.0
 """A stranger can have us ask for keys four times at once, then twice a second."""
@@ -98,15 +70,16 @@ class OlmMachine:
         self._client = client
         self._owned = owned
         self._arrived: list[Arrival] = []
-        self._fresh: set[str] = set()
-        """Users whose devices we know as of the last sync."""
-        self._changes: dict[str, int] = {}
         self._asked_s: dict[str, float] = {}
         """Monotonic time up to which a sender has used up its share of queries."""
         self._queries = asyncio.Semaphore(_QUERIES_AT_ONCE)
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._upkeep: asyncio.Task[None] | None = None
-        self._claims: dict[str, asyncio.Lock] = {}
+        self.devices: Devices = Devices(olm, client)
+        self.sealed: SealedEvents = SealedEvents(
+            olm, self.devices.writer, self.devices.knows, client.wall_ts_ms
+        )
+        self.room_keys: RoomKeys = RoomKeys(olm, self.devices, client)
         self._original = olm._handle_olm_event
         olm._handle_olm_event = self._tap
 
@@ -125,7 +98,7 @@ class OlmMachine:
         try:
             # Made by us first, so that nobody else can read it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            store = _FileStore(client.user_id, client.device_id, str(folder), pickle_key, path.name)
+            store = FileStore(client.user_id, client.device_id, str(folder), pickle_key, path.name)
             return cls._load(client, store)
         except Exception as error:
             raise UsageError(
@@ -151,7 +124,7 @@ class OlmMachine:
         user, device = self._client.user_id, self._client.device_id
         body = {"device_keys": {user: [device]}}
         answer = await self._client.call("list keys", "POST", f"{_V3}/keys/query", body=body)
-        keys = _dig(answer, "device_keys", user, device, "keys")
+        keys = dig(answer, "device_keys", user, device, "keys")
         published = keys.get(f"ed25519:{device}")
         if published is None:
             self._olm.account.shared = False
@@ -171,7 +144,7 @@ class OlmMachine:
         """Decrypt and commit the messages of one sync, in order; give back what can be delivered now."""
         if store.next_batch is None:
             # A sync from the very beginning does not say whose keys changed since the last.
-            self._fresh.clear()
+            self.devices.doubt_all()
         self.note(batch)
         with self.transaction():
             arrivals: list[Arrival] = []
@@ -190,9 +163,9 @@ class OlmMachine:
 
     def note(self, batch: SyncBatch) -> None:
         """Take what a sync says about keys."""
-        for user in batch.devices_changed:
-            self._fresh.discard(user)
-            self._changes[user] = self._changes.get(user, 0) + 1
+        self.devices.changed(batch.devices_changed)
+        if batch.devices_changed:
+            self.room_keys.look(self.room_keys.rooms)
         if batch.one_time_keys is not None:
             self._olm.uploaded_key_count = batch.one_time_keys
 
@@ -202,7 +175,7 @@ class OlmMachine:
         Olm decrypts a message once. If we crash between its write and ours, it is lost; the other way round
         it is only that the session has to skip a message.
         """
-        return _Transaction(self._olm)
+        return Transaction(self._olm)
 
     def decrypt(self, event: OlmEvent) -> tuple[ToDeviceEvent | None, list[Arrival]]:
         """Decrypt one event; give back nio's event, if it makes one, and what is for our queue."""
@@ -217,33 +190,78 @@ class OlmMachine:
             self.undecryptable += 1
         return decrypted, self._arrived
 
+    def read(self, room_id: str, events: Iterable[RoomEvent]) -> tuple[RoomEvent, ...]:
+        opened = self.sealed.read(room_id, events)
+        self._ask_for(self.sealed.senders())
+        return opened
+
+    def counts(self, room_id: str) -> SealedCounts:
+        return self.sealed.counts(room_id)
+
+    def read_held(self, event: DelayedEvent) -> DelayedEvent:
+        return self.sealed.read_held(event)
+
+    def read_rooms(self, batches: Iterable[RoomBatch]) -> tuple[RoomBatch, ...]:
+        """Read the encrypted events of one sync, after the messages that came with it."""
+        feed = self._client.feed
+        batches, rooms = tuple(batches), set(feed.rooms)
+        left = {batch.room_id for batch in batches if batch.membership != "join"}
+        self.sealed.prune(rooms - left)
+        self._hand_out(self.sealed.keyed())
+        self._ask_for(self.sealed.senders())
+        self.room_keys.look(
+            {b.room_id for b in batches if any(e.type == "m.room.member" for e in b.events)}
+        )
+        return tuple(
+            replace(
+                batch,
+                timeline=self.read(batch.room_id, batch.timeline),
+                sticky=self.read(batch.room_id, batch.sticky),
+            )
+            if batch.room_id in rooms - left
+            else batch
+            for batch in batches
+        )
+
+    def _hand_out(self, opened: Iterator[tuple[str, RoomEvent]]) -> None:
+        for room_id, event in opened:
+            self._client.feed.late(room_id, event)
+
     def settle(self) -> list[ToDevice]:
         """Bind queued messages of senders whose devices we know; ask for the others' behind us."""
-        delivered, ask = [], set()
+        delivered, ask = [], self.sealed.senders()
         for item in self._client.store.unsettled():
-            known = item.sender in self._fresh
-            device_id = self._sending_device(item.sender, item.proof) if known else None
+            known = self.devices.knows(item.sender)
+            device_id = self.devices.sender(item.sender, item.proof) if known else None
             if device_id is not None:
-                message = self._client.store.settle(item.id, device_id, "bound")
+                message = self._settle(item, device_id)
                 delivered += [message] if message else []
-            elif known and self._key_known(item.sender, item.proof.sender_key):
+            elif known and self.devices.has_key(item.sender, item.proof.sender_key):
                 self._refuse(item.id, item.sender, item.proof)
             else:
                 ask.add(item.sender)
-        for sender in ask - self._settling.keys():
-            task = asyncio.create_task(self._ask(sender), name=f"keys of {sender}")
-            self._settling[sender] = task
+        self._ask_for(ask)
         if self._owned and self._upkeep is None and self._due:
             self._upkeep = asyncio.create_task(self._keep_up(), name="olm upkeep")
         return delivered
+
+    def _ask_for(self, senders: set[str]) -> None:
+        for sender in senders - self._settling.keys():
+            task = asyncio.create_task(self._ask(sender), name=f"keys of {sender}")
+            self._settling[sender] = task
 
     def _tap(self, sender: str, sender_key: str, payload: dict[str, object]) -> object:
         """Stand where nio has decrypted, verified sender and recipient, and would drop the rest."""
         kind, content = payload["type"], payload["content"]
         if not isinstance(kind, str) or kind.startswith(CRYPTO_TYPES):
-            return self._original(sender, sender_key, payload)
+            made = self._original(sender, sender_key, payload)
+            if kind in ("m.room_key", "m.forwarded_room_key"):
+                about = dig(payload, "content")
+                giver = (sender_key, sender) if kind == "m.room_key" else None
+                self.sealed.add_key(about.get("room_id"), about.get("session_id"), giver)
+            return made
         if is_text(kind) and is_content(content):
-            ed25519, claimed = _dig(payload, "keys").get("ed25519"), payload.get("sender_device")
+            ed25519, claimed = dig(payload, "keys").get("ed25519"), payload.get("sender_device")
             proof = OlmProof(
                 sender_key=sender_key,
                 ed25519=ed25519 if is_text(ed25519) else "",
@@ -252,22 +270,9 @@ class OlmMachine:
             self._arrived.append(Arrival(kind, sender, content, proof))
         return None
 
-    def _sending_device(self, user_id: str, proof: OlmProof) -> str | None:
-        """Find the one device that has both keys and is the one the message names, if it names one.
-
-        A device's keys are signed by its ed25519 key (nio checks), so the pair belongs together.
-        """
-        found = [
-            str(device.id)
-            for device in self._olm.device_store.active_user_devices(user_id)
-            if (device.curve25519, device.ed25519) == (proof.sender_key, proof.ed25519)
-            and proof.device_id in (None, device.id)
-        ]
-        return found[0] if len(found) == 1 else None
-
-    def _key_known(self, user_id: str, sender_key: str) -> bool:
-        devices = self._olm.device_store.active_user_devices(user_id)
-        return any(device.curve25519 == sender_key for device in devices)
+    def _settle(self, item: Unsettled, device_id: str) -> ToDevice | None:
+        trusted = self.devices.trusts(item.sender, device_id)
+        return self._client.store.settle(item.id, device_id, "trusted" if trusted else "bound")
 
     def _refuse(self, id: int, sender: str, proof: OlmProof) -> None:
         self.refused += 1
@@ -286,7 +291,7 @@ class OlmMachine:
             for attempt in range(_QUERY_ATTEMPTS):
                 try:
                     async with self._queries:
-                        await self._query(sender)
+                        await self.devices.ask(sender)
                     break
                 except ClientError as error:
                     _log.info("The keys of %s are not to be had: %s", sender, error.why)
@@ -296,30 +301,37 @@ class OlmMachine:
             for item in self._client.store.unsettled():
                 if item.sender != sender:
                     continue
-                device_id = self._sending_device(sender, item.proof)
+                device_id = self.devices.sender(sender, item.proof)
                 if device_id is None:
                     self._refuse(item.id, sender, item.proof)
                 else:
-                    message = self._client.store.settle(item.id, device_id, "bound")
+                    message = self._settle(item, device_id)
                     if message:
                         self._client.feed.message(message)
+            self._hand_out(self.sealed.answered(sender))
         finally:
             del self._settling[sender]
 
     # --- sending --------------------------------------------------------------------------------
 
     async def encrypt(
-        self, event_type: str, user_id: str, device_id: str, content: JsonObject
+        self,
+        event_type: str,
+        user_id: str,
+        device_id: str,
+        content: JsonObject,
+        *,
+        trusted: bool = False,
     ) -> JsonObject:
-        device = self._device(user_id, device_id)
-        if device is None or user_id not in self._fresh:
+        device = self.devices.find(user_id, device_id)
+        if device is None or not self.devices.knows(user_id):
             try:
-                await self._query(user_id)
+                await self.devices.ask(user_id)
             except ClientError:
                 # A device keeps its keys for life: what we knew is good enough to write to.
                 if device is None:
                     raise
-            device = self._device(user_id, device_id)
+            device = self.devices.find(user_id, device_id)
         if device is None:
             raise ClientError(
                 f"No encrypted message can reach {user_id}/{device_id}.",
@@ -327,81 +339,30 @@ class OlmMachine:
                 why="The user has no such device, or it has published no keys.",
                 do="The other side has to run a client with encryption on that device.",
             )
-        session = await self._session(device)
+        if trusted and not self.devices.trusts(user_id, device_id):
+            raise UntrustedError(
+                f"Nothing is sent to {user_id}/{device_id}.",
+                do="Have that user verify the device from another client of theirs.",
+            )
+        session = await self.devices.session(device)
         encrypted = self._olm._olm_encrypt(session, device, event_type, dict(content))
         return dict(encrypted)
 
-    def _device(self, user_id: str, device_id: str) -> OlmDevice | None:
-        devices = self._olm.device_store.active_user_devices(user_id)
-        return next((device for device in devices if device.id == device_id), None)
+    def trusts(self, user_id: str, device_id: str) -> bool | None:
+        return self.devices.trusts(user_id, device_id)
 
-    async def _session(self, device: OlmDevice) -> Session:
-        async with self._claims.setdefault(device.curve25519, asyncio.Lock()):
-            session = self._olm.session_store.get(device.curve25519)
-            if session is None:
-                await self._claim({device.user_id: [device.id]})
-                session = self._olm.session_store.get(device.curve25519)
-        if session is None:
-            raise ClientError(
-                f"No encrypted message can reach {device.user_id}/{device.id}.",
-                status=0,
-                why="It has no valid one-time key left, so no olm session can start.",
-                do="Have that device come online, so that it publishes new ones; then try again.",
-            )
-        return session
+    async def encrypt_event(self, room_id: str, event_type: str, content: JsonObject) -> JsonObject:
+        return await self.room_keys.encrypt(room_id, event_type, content)
 
     # --- keys -----------------------------------------------------------------------------------
-
-    async def _query(self, user_id: str) -> None:
-        change = self._changes.get(user_id, 0)
-        answer = await self._client.call(
-            "list keys",
-            "POST",
-            f"{_V3}/keys/query",
-            body={"device_keys": {user_id: []}, "timeout": _FEDERATION_WAIT_MS},
-        )
-        server, devices = user_id.partition(":")[2], _dig(answer, "device_keys", user_id)
-        # Synapse counts a server as failed, and gives its users' keys all the same, when it is just then
-        # fetching them for itself.
-        if not devices and server in _dig(answer, "failures"):
-            raise ClientError(
-                f"The keys of {user_id} are not to be had.",
-                status=504,
-                why=f"{server} does not answer our homeserver.",
-                do="Try again when that homeserver is back.",
-            )
-        self._handle(KeysQueryResponse({user_id: dict(devices)}, {}))
-        if change == self._changes.get(user_id, 0):
-            self._fresh.add(user_id)
-
-    async def _claim(self, devices: Mapping[str, Sequence[str]]) -> None:
-        wanted = {u: dict.fromkeys(ids, "signed_curve25519") for u, ids in devices.items()}
-        answer = await self._client.call(
-            "give one-time keys",
-            "POST",
-            f"{_V3}/keys/claim",
-            body={"one_time_keys": wanted, "timeout": _FEDERATION_WAIT_MS},
-        )
-        given = _dig(answer, "one_time_keys")
-        keys = {
-            user: {id: key for id in ids if (key := _dig(given, user, id))}
-            for user, ids in devices.items()
-        }
-        self._handle(KeysClaimResponse(keys, {}))
 
     async def _upload(self) -> None:
         body = self._olm.share_keys()
         # Saved first: should we crash now, we offer the same keys again and not others of the same name.
         self._olm.save_account()
         answer = await self._client.call("take keys", "POST", f"{_V3}/keys/upload", body=body)
-        left = _dig(answer, "one_time_key_counts").get("signed_curve25519")
-        self._handle(KeysUploadResponse(0, left if isinstance(left, int) else 0))
-
-    def _handle(self, response: object) -> None:
-        try:
-            self._olm.handle_response(response)
-        except Exception as error:  # one malformed device of a stranger
-            _log.warning("Keys are unusable: %s", type(error).__name__)
+        left = dig(answer, "one_time_key_counts").get("signed_curve25519")
+        self._olm.handle_response(KeysUploadResponse(0, left if isinstance(left, int) else 0))
 
     @property
     def _due(self) -> bool:
@@ -416,7 +377,7 @@ class OlmMachine:
             if self._olm.should_upload_keys:
                 await self._upload()
             if self._olm.wedged_devices:
-                await self._claim(self._olm.get_users_for_key_claiming())
+                await self.devices.claim(self._olm.get_users_for_key_claiming())
                 for message in list(self._olm.outgoing_to_device_messages):
                     self._olm.outgoing_to_device_messages.remove(message)
                     await self._client.send_to_device(
@@ -437,44 +398,7 @@ class OlmMachine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.room_keys.aclose()
         del self._olm._handle_olm_event
         if self._owned:
             self._olm.store.database.close()
-
-
-class _FileStore(SqliteStore):  # type: ignore[misc]
-    """nio's, which would leave the database open when it turns out to be none."""
-
-    def __post_init__(self) -> None:
-        try:
-            super().__post_init__()
-        except BaseException:
-            self.database.close()
-            raise
-
-
-class _Transaction(AbstractContextManager[object]):
-    """nio's database in one transaction; on failure nio's memory follows the database back."""
-
-    def __init__(self, olm: Olm) -> None:
-        self._olm = olm
-        database = olm.store.database
-        queued = type(database).__name__ == "SqliteQueueDatabase"  # writes in a thread of its own
-        self._inner: AbstractContextManager[object] = nullcontext() if queued else database.atomic()
-
-    def __enter__(self) -> object:
-        return self._inner.__enter__()
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        exit_: Callable[..., object] = self._inner.__exit__
-        exit_(kind, error, trace)
-        if kind is not None:
-            self._olm.account = self._olm.store.load_account()
-            self._olm.session_store = self._olm.store.load_sessions()
-
-
-def _dig(value: object, *names: str) -> Mapping[str, object]:
-    """Follow names into nested objects; empty when one is missing or no object."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}

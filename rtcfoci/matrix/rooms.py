@@ -15,6 +15,7 @@ from rtcfoci.matrix.cs import segment
 
 __all__ = [
     "create_room",
+    "is_encrypted",
     "join_room",
     "joined_rooms",
     "leave_room",
@@ -41,6 +42,17 @@ async def resolve_alias(client: MatrixClient, room: str) -> str:
         )
     answer = await client.request("GET", f"{_V3}/directory/room/{segment(room)}")
     return _text(answer, "room_id")
+
+
+async def is_encrypted(client: MatrixClient, room_id: str) -> bool:
+    """Tell whether a room of ours is encrypted."""
+    try:
+        await client.request("GET", f"{_V3}/rooms/{segment(room_id)}/state/m.room.encryption/")
+    except ClientError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
 
 
 async def create_room(

@@ -1,7 +1,7 @@
 """What a device must not forget: its login, its place in the sync, to-device messages not yet handled.
 
-In: the folder of one device, its lock, the session file, and the queue on SQLite; the same queue in
-memory for tests and for devices that live only once.
+In: the folder of one device, its lock, the session file, and the queue on SQLite, with the identities of
+others as they were first seen; the same in memory for tests and for devices that live only once.
 Out: olm accounts and sessions, which matrix-nio keeps in a file of its own in the same folder.
 
 A message is written in the transaction that moves the sync token on, so that a crash at any moment
@@ -29,6 +29,8 @@ __all__ = ["Arrival", "DeviceStore", "OlmProof", "Session", "Unsettled", "wall_c
 MAX_MESSAGES = 4000
 MAX_MESSAGES_OF_SENDER = 1000
 """One sender cannot push the messages of others out."""
+MAX_IDENTITIES = 10_000
+"""Of users beyond these no identity is pinned, so that none of them is trusted."""
 MAX_AGE_MS = 3_600_000
 """Nobody waits longer for signalling or media keys than a membership can last."""
 
@@ -90,6 +92,7 @@ CREATE TABLE IF NOT EXISTS to_device (
     sender_key TEXT, ed25519 TEXT, claimed_device_id TEXT
 );
 CREATE INDEX IF NOT EXISTS to_device_sender ON to_device (sender, id);
+CREATE TABLE IF NOT EXISTS identities (user_id TEXT PRIMARY KEY, master_key TEXT NOT NULL);
 """
 
 
@@ -285,6 +288,22 @@ class DeviceStore:
     def remove(self, id: int) -> None:
         """Forget a message: it was handled, or it is refused."""
         self._database.execute("DELETE FROM to_device WHERE id = ?", (id,))
+
+    def pin_identity(self, user_id: str, master_key: str) -> str | None:
+        """Keep a user's identity unless one is; give back what is kept, None when there is no room."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO identities SELECT ?, ?"
+            " WHERE (SELECT count(*) FROM identities) < ?",
+            (user_id, master_key, MAX_IDENTITIES),
+        )
+        row = self._database.execute(
+            "SELECT master_key FROM identities WHERE user_id = ?", (user_id,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def forget_identity(self, user_id: str) -> None:
+        """Believe a user's identity anew as it is seen next."""
+        self._database.execute("DELETE FROM identities WHERE user_id = ?", (user_id,))
 
     def close(self) -> None:
         """Close and unlock. Idempotent."""

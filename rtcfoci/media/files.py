@@ -6,6 +6,7 @@ In: decoding on the source's thread, each frame at its time. Out: recording (`re
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import sys
 import time
@@ -126,6 +127,11 @@ class DeviceSource(LocalSource):
                 if self._stopping.is_set():
                     return
                 self.hubs[self._kind].push(replace(frame, timestamp_ns=base_ns + media_ns))
+        raise MediaError(
+            f"the {_word(self._kind)} {self.name} gives no more",
+            why="it ended by itself: most likely it was unplugged, or another program took it",
+            do="connect it again, and publish it anew",
+        )
 
 
 def probe_file(path: Path) -> tuple[Kind, ...]:
@@ -143,10 +149,11 @@ def probe_file(path: Path) -> tuple[Kind, ...]:
     found: set[Kind] = set()
     with _opened(str(path), what=what) as container:
         there = _kinds(container)
-        for _, _, frame in _decoded(container, there):
-            found.add(_kind(frame))
-            if found == there:
-                break
+        with contextlib.suppress(MediaError):  # what was found until then is there
+            for _, _, frame in _decoded(container, there):
+                found.add(_kind(frame))
+                if found == there:
+                    break
     if not found:
         raise MediaError(
             f"{what} cannot be played",
@@ -162,19 +169,28 @@ def _ordered(container: InputContainer, kinds: frozenset[Kind]) -> Iterator[_Dec
     """Bring sound and pictures into the order of their times, reading a little ahead."""
     heap: list[tuple[int, int, int, Frame]] = []
     newest_ns = 0
-    for count, (media_ns, length_ns, frame) in enumerate(_decoded(container, kinds)):
-        heapq.heappush(heap, (media_ns, count, length_ns, frame))
-        newest_ns = max(newest_ns, media_ns)
-        while heap and heap[0][0] <= newest_ns - _AHEAD_NS:
-            media_ns, _, length_ns, frame = heapq.heappop(heap)
-            yield media_ns, length_ns, frame
-    while heap:
+    failed: MediaError | None = None
+    try:
+        for count, (media_ns, length_ns, frame) in enumerate(_decoded(container, kinds)):
+            heapq.heappush(heap, (media_ns, count, length_ns, frame))
+            newest_ns = max(newest_ns, media_ns)
+            while heap and heap[0][0] <= newest_ns - _AHEAD_NS:
+                media_ns, _, length_ns, frame = heapq.heappop(heap)
+                yield media_ns, length_ns, frame
+    except MediaError as error:
+        failed = error
+    while heap:  # what was sound before the damage, too
         media_ns, _, length_ns, frame = heapq.heappop(heap)
         yield media_ns, length_ns, frame
+    if failed is not None:
+        raise failed
 
 
 def _decoded(container: InputContainer, kinds: frozenset[Kind]) -> Iterator[_Decoded]:
-    """Yield (time, length, frame) as the first stream of each kind decodes; damage is left out."""
+    """Yield (time, length, frame) as the first stream of each kind decodes; some damage is left out.
+
+    :raises MediaError: when there is more of it.
+    """
     import av
     from av.error import FFmpegError
 
@@ -189,15 +205,22 @@ def _decoded(container: InputContainer, kinds: frozenset[Kind]) -> Iterator[_Dec
     damaged = 0
     packets = container.demux(*streams)
     while True:
+        packet = None
         try:
             packet = next(packets)
             frames = packet.decode()
         except StopIteration:
             break
-        except (FFmpegError, ValueError):
+        except (FFmpegError, ValueError) as error:
+            if packet is None:  # reading goes on behind the damage, if it can
+                packets = container.demux(*streams)
             damaged += 1
             if damaged > _MAX_DAMAGED:
-                break
+                raise MediaError(
+                    f"{container.name} is damaged",
+                    why=f"more than {_MAX_DAMAGED} of its packets cannot be read or decoded: {error}",
+                    do="mend or convert it, for example: ffmpeg -i FILE -c:a libopus -c:v libvpx out.mkv",
+                ) from error
             continue
         for frame in frames:
             if not isinstance(frame, (av.AudioFrame, av.VideoFrame)):

@@ -93,7 +93,7 @@ class LocalSource(ABC):
 
     def _end(self) -> None:
         for hub in self.hubs.values():
-            hub.end()
+            hub.end(self.error)
 
 
 class PacedSource(LocalSource):

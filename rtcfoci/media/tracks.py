@@ -19,6 +19,7 @@ from functools import partial
 from typing import Protocol
 
 from rtcfoci.core.model import Member
+from rtcfoci.errors import RtcfociError
 from rtcfoci.media.frames import Frame, Kind
 
 __all__ = ["FrameHub", "FrameReader", "FrameStream", "LocalTrack", "RemoteTrack", "TrackId"]
@@ -59,6 +60,9 @@ class FrameHub:
         self._lock = threading.Lock()
         self._consumers: tuple[Callable[[Frame | None], None], ...] = ()
         self._ended = False
+        self._watching: tuple[Callable[[], None], ...] = ()
+        self.error: RtcfociError | None = None
+        """Why it ended, if its producer failed."""
         self.on_wanted: Callable[[bool], None] | None = None
         """Called, from whichever thread, when the first consumer comes and the last one goes."""
 
@@ -76,15 +80,29 @@ class FrameHub:
         for consume in self._consumers:
             self._hand(consume, frame)
 
-    def end(self) -> None:
-        """No more frames will come; readers finish what they hold. Idempotent."""
+    def end(self, error: RtcfociError | None = None) -> None:
+        """No more frames will come; readers finish what they hold. Idempotent.
+
+        :param error: what its producer failed with; None when there is nothing more to come.
+        """
         with self._lock:
             if self._ended:
                 return
-            self._ended = True
+            self._ended, self.error = True, error
             consumers, self._consumers = self._consumers, ()
+            watching, self._watching = self._watching, ()
         for consume in consumers:
             self._hand(consume, None)
+        for tell in watching:
+            tell()
+
+    def when_ended(self, tell: Callable[[], None]) -> None:
+        """Call back once it has ended, on whichever thread; who does so wants no frames."""
+        with self._lock:
+            if not self._ended:
+                self._watching = (*self._watching, tell)
+                return
+        tell()
 
     def consume(self, callback: Callable[[Frame | None], None]) -> Callable[[], None]:
         """Call back with every frame on the producer's thread, None at the end; give back a stop.

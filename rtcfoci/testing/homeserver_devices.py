@@ -1,7 +1,7 @@
 """Devices of the in-memory homeserver: tokens, keys for olm, to-device messages on their way.
 
-In: what one device and its user hold. Out: requests (`homeserver`) and syncs (`homeserver_sync`);
-cross-signing and key backup.
+In: what one device and its user hold, cross-signing keys as tests put them there. Out: requests
+(`homeserver`) and syncs (`homeserver_sync`); uploading cross-signing keys, and key backup.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class User:
     keys_changed_at: int = 0
     """Position at which the keys of any device last changed."""
     filters: list[Mapping[str, object]] = field(default_factory=list)
+    cross_signing: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    """`master` and `self_signing`, if there are any."""
 
 
 class Devices:
@@ -155,6 +157,22 @@ class Devices:
             device.fallback_keys[name] = (key, False)
         return {"one_time_key_counts": device.count()}
 
+    def cross_sign(
+        self, user_id: str, master: Mapping[str, object], self_signing: Mapping[str, object]
+    ) -> None:
+        """Give a user an identity, or another one."""
+        user = self.users[user_id]
+        user.cross_signing = {"master": master, "self_signing": self_signing}
+        user.keys_changed_at = self._advance()
+
+    def sign(
+        self, user_id: str, device_id: str, signed: Callable[[object], Mapping[str, object]]
+    ) -> None:
+        """Replace the keys of a device by the same with a signature."""
+        device = self.users[user_id].devices[device_id]
+        device.keys = signed(device.keys)
+        self.users[user_id].keys_changed_at = self._advance()
+
     def query(self, wanted: Mapping[str, object]) -> dict[str, object]:
         found: dict[str, object] = {}
         for user_id, names in wanted.items():
@@ -165,11 +183,15 @@ class Devices:
                     for device in user.devices.values()
                     if device.keys is not None and (not names or device.device_id in _names(names))
                 }
+        known = {user_id: self.users[user_id].cross_signing for user_id in found}
+        cross_signing = {
+            f"{usage}_keys": {user_id: keys[usage] for user_id, keys in known.items() if keys}
+            for usage in ("master", "self_signing")
+        }
         return {
             "device_keys": found,
             "failures": {},
-            "master_keys": {},
-            "self_signing_keys": {},
+            **cross_signing,
             "user_signing_keys": {},
         }
 

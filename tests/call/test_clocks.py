@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 import rtcfoci
-from rtcfoci.core.model import Now
+from rtcfoci.call.clock import ServerClock
+from rtcfoci.core.model import Now, RoomEvent
 from rtcfoci.matrix.cs import CsClient
 from rtcfoci.testing import run
 from rtcfoci.testing.lobby import Lobby
@@ -66,3 +67,20 @@ def test_a_wrong_clock_keeps_nobody_apart(ahead_ms, sticky):
             await client.aclose()
 
     run(main())
+
+
+def test_what_is_read_late_came_when_it_came():
+    """An encrypted event is handed out again when its key comes, and ends no later for that."""
+    clock = ServerClock(lambda: Now(100.0, 5_000_000))
+
+    def event(**more):
+        return RoomEvent(type="t", sender="@a:hs", content={}, event_id="$e", **more)
+
+    late = event(origin_server_ts_ms=1_000_000, received_ts_ms=4_970_000)
+    assert clock.heard_ts_ms(late) == 4_970_000
+    own = event(origin_server_ts_ms=1_000_000, received_ts_ms=5_000_000, age_ms=7)
+    clock.learn([own], "@a:hs")
+    assert clock.now().ts_ms == 1_000_007
+    assert clock.heard_ts_ms(late) == 970_007
+    in_our_future = event(origin_server_ts_ms=1_000_000, received_ts_ms=9_000_000)
+    assert clock.heard_ts_ms(in_our_future) == 1_000_007

@@ -50,6 +50,7 @@ class PretendedCall:
             "signals_refused.expired": 7,
             "events_ignored": 1,
             "rtcfoci.mesh.signals_unsent": 3,
+            "sealed_waiting": 4,
         }
         held = Conditions()
         for subject in "xy":
@@ -138,7 +139,8 @@ async def test_every_counter_of_a_call_is_told_even_if_it_is_zero():
         for name, labels in found
         if name == "rtcfoci_events_total"
     }
-    assert told == {*METRICS, "rtcfoci.mesh.signals_unsent"}
+    counters = {name for name, metric in METRICS.items() if metric.kind == "counter"}
+    assert told == {*counters, "rtcfoci.mesh.signals_unsent"}
     unsent = value(found, "rtcfoci_events_total", event="rtcfoci.mesh", reason="signals_unsent")
     assert unsent == 3
 
@@ -146,6 +148,7 @@ async def test_every_counter_of_a_call_is_told_even_if_it_is_zero():
 async def test_counters_and_conditions_of_the_call_are_told():
     found, text = await scrape(PretendedCall())
     assert value(found, "rtcfoci_participants") == 0
+    assert value(found, "rtcfoci_sealed_waiting") == 4
     refused = value(found, "rtcfoci_events_total", event="signals_refused", reason="expired")
     assert refused == 7
     assert value(found, "rtcfoci_events_total", event="events_ignored", reason="") == 1

@@ -30,7 +30,9 @@ def membership(member_id, device_id="DEV"):
 
 
 def publishing(told, followed, first):
-    remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: followed.append(1))
+    remotes = Remotes(
+        asyncio.get_running_loop(), told.append, lambda: followed.append(1), lambda *_: None
+    )
     remotes.joined(first)
     track_id = TrackId(first.member, "microphone", "0")
     remotes.take(LINK, pe.TrackAdded(track_id, FrameHub(Kind.AUDIO)))
@@ -111,7 +113,7 @@ def test_who_stays_away_is_given_up_when_media_ends_or_patience_does():
 def test_what_came_early_and_went_is_not_given_to_a_late_member():
     async def main():
         told, other = [], object()
-        remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: None)
+        remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: None, lambda *_: None)
         late = membership("late")
         ids = [TrackId(late.member, "microphone", name) for name in ("kept", "ended", "lost")]
         for track_id, link in zip(ids, (LINK, LINK, other), strict=True):
@@ -140,7 +142,9 @@ def test_a_track_whose_frames_have_not_ended_is_waited_for():
     async def main():
         for ended, patience_s in ((False, 30), (True, 1)):
             told = []
-            remotes = Remotes(asyncio.get_running_loop(), told.append, lambda: None)
+            remotes = Remotes(
+                asyncio.get_running_loop(), told.append, lambda: None, lambda *_: None
+            )
             remotes.joined(membership("one"))
             track_id, hub = (
                 TrackId(membership("one").member, "microphone", "0"),

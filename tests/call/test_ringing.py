@@ -6,12 +6,14 @@ import contextlib
 import pytest
 
 import rtcfoci
+from rtcfoci.core.dialects.notification import RING_TYPES
 from rtcfoci.core.notifications import NotificationEnd
 from rtcfoci.errors import PreflightError, UsageError
 from rtcfoci.media.frames import Kind
 from rtcfoci.testing import run
 from rtcfoci.testing.lobby import Lobby
 from rtcfoci.testing.synapse_config import SynapseOptions
+from tests.matrix.sealing import Held
 
 
 class Ear:
@@ -63,6 +65,58 @@ def test_one_is_rung_declines_and_the_caller_is_told(sticky):
             await ann.until(lambda: any(isinstance(e, rtcfoci.CallDeclined) for e in ann.events))
             (declined,) = [e for e in ann.events if isinstance(e, rtcfoci.CallDeclined)]
             assert (declined.user_id, declined.event_id) == (ear.client.user_id, event_id)
+
+    run(main())
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_in_an_encrypted_room_both_are_encrypted(sticky):
+    pytest.importorskip("nio")
+
+    async def main():
+        options = SynapseOptions(sticky_events=sticky)
+        async with Lobby(options=options, encrypted=True) as lobby, Ear.of(lobby) as ear:
+            ann = await lobby.peer("ann")
+            await asyncio.sleep(1)
+            event_id = await ann.call.ring([ear.client.user_id])
+            joined = ann.call.presence.session.members[0].event_id
+            await ann.until(lambda: ear.told)
+            assert ear.told[0].notification.device_id == ann.call.member.device_id
+            await rtcfoci.decline(ear.client, ear.told[0].notification)
+            await ann.until(lambda: any(isinstance(e, rtcfoci.CallDeclined) for e in ann.events))
+            assert ear.kinds() == ["Started", "Declined", "Ended"]
+            events = lobby.homeserver.rooms[lobby.room_id].events
+            assert not [e for e in events if e.type in RING_TYPES]
+            ring, decline = [e for e in events if e.type == "m.room.encrypted"]
+            assert (bool(ring.sticky_ms), bool(decline.sticky_ms)) == (sticky, sticky)
+            # The relation is in clear beside the ciphertext, and nothing else of what they say.
+            for event, of in ((ring, joined), (decline, event_id)):
+                relation = {"rel_type": "m.reference", "event_id": of}
+                assert event.content["m.relates_to"] == relation
+                assert event.content.keys() - {"m.relates_to"} == {
+                    "algorithm", "ciphertext", "device_id", "sender_key", "session_id"
+                }  # fmt: skip
+
+    run(main())
+
+
+def test_a_key_that_comes_late_makes_it_ring_no_longer():
+    pytest.importorskip("nio")
+
+    async def main():
+        options = SynapseOptions(sticky_events=False)
+        async with Lobby(options=options, encrypted=True) as lobby, Ear.of(lobby) as ear:
+            ann = await lobby.peer("ann")
+            for lifetime_s, told in ((30, ["Started"]), (15, ["Started", "Ended", "Ignored"])):
+                keys = Held(ann.call)
+                await ann.call.ring([ear.client.user_id], lifetime_s=lifetime_s)
+                await asyncio.sleep(20)
+                await keys.release()
+                await ann.until(lambda told=told: ear.kinds() == told)
+                await asyncio.sleep(11)
+                ann.call.client.encrypter.room_keys._rooms.clear()
+            assert ear.told[1].reason is NotificationEnd.EXPIRED
+            assert [p.code for p in ear.told[2].problems] == ["expired"]
 
     run(main())
 

@@ -17,7 +17,7 @@ from rtcfoci.core.model import Slot
 from rtcfoci.core.policies import DEPLOYED
 from rtcfoci.errors import UsageError
 from rtcfoci.lab.report import Fold
-from rtcfoci.lab.roomfile import MAX_DEPTH, read_room_file
+from rtcfoci.lab.roomfile import MAX_DEPTH, decode_json, read_room_file
 
 ROOM = "!room:hs"
 STATE, STICKY = "org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member"
@@ -257,6 +257,11 @@ def test_files_that_cannot_be_read(tmp_path, capsys):
     assert main(["session", str(tmp_path / "none.json"), "--slot", "nothing"]) == 2
     assert main(["session", "-", "--now-ms", "-5"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_a_string_without_an_end_costs_no_more_than_its_length():
+    with pytest.raises(UsageError, match="cannot be used"):
+        decode_json('{"a": "' + '\\"' * 300_000)  # tried from every quote on, it would take minutes
 
 
 def test_the_deepest_file_is_read():

@@ -58,7 +58,10 @@ def call(text):
         slot=SLOT,
         room_id=SLOT.room_id,
         focus_type="x",
-        participants=(Participant(membership(text)), Participant(membership(text + "2"))),
+        participants=(
+            Participant(membership(text), lambda *_: None),
+            Participant(membership(text + "2"), lambda *_: None),
+        ),
         conditions=conditions(text),
     )
 
@@ -66,10 +69,10 @@ def call(text):
 def events(text):
     (condition,) = conditions(text)
     return (
-        ev.ParticipantJoined(Participant(membership(text))),
+        ev.ParticipantJoined(Participant(membership(text), lambda *_: None)),
         ev.TrackAdded(track(text)),
         ev.ConditionRaised(condition),
-        ev.ParticipantLeft(Participant(membership(text)), "left"),
+        ev.ParticipantLeft(Participant(membership(text), lambda *_: None), "left"),
     )
 
 
@@ -130,7 +133,7 @@ def test_an_error(text):
 
 @pytest.mark.parametrize("text", [*HOSTILE, "../../x", "\u6f22" * 200, "", "."])
 def test_the_files_of_a_recording(text, tmp_path):
-    recordings = Recordings(tmp_path)
+    recordings = Recordings(tmp_path, pytest.fail)
     for payload in (b'{"n": 1}', b"[" * 50_000, b"\xff", b'"\\ud800"', b"1" * 9000):
         recordings.note(member(text), payload)
     for log in recordings._logs.values():

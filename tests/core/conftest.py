@@ -13,6 +13,7 @@ from rtcfoci.core.dialects.d2 import D2
 from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.dialects.superset import Superset
 from rtcfoci.core.model import Member, Now, RoomEvent, Slot, Transport
+from tests.core.wire import off_the_wire
 
 # A machine that is busy with something else makes no property false.
 settings.register_profile("patient", deadline=None)
@@ -38,15 +39,15 @@ class Room:
         return Now(ts_ms / 1000, ts_ms)
 
     def own(self, user="@u:hs", device="DEV", member_id="uuid", transports=(LIVEKIT,), **more):
+        user, device, member_id = map(off_the_wire, (user, device, member_id))
         member = Member(user_id=user, device_id=device, member_id=member_id)
         return OwnMembership(slot=self.slot, member=member, transports=transports, **more)
 
     def event(self, type, content, ts_ms, sender="@u:hs", **more):
         more.setdefault("received_ts_ms", ts_ms)
         more.setdefault("event_id", f"${next(self._ids):06}")
-        return RoomEvent(
-            type=type, sender=sender, content=content, origin_server_ts_ms=ts_ms, **more
-        )
+        wire = {"type": type, "sender": sender, "content": content, **more}
+        return RoomEvent(origin_server_ts_ms=ts_ms, **off_the_wire(wire))
 
     def write(self, dialect, kind, ts_ms, own=None, **more):
         """The event by which a member joins, leaves or refreshes (with `created_ts_ms`)."""

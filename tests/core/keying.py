@@ -4,6 +4,7 @@ from rtcfoci.core.effects import ClearCondition, RaiseCondition
 from rtcfoci.core.key_messages import WRITTEN_KEY_TYPE, Key, write_key
 from rtcfoci.core.keys import KeyConfig, KeyMachine, SendKey, SetKey, UseKey
 from rtcfoci.core.model import FocusSelection, Member, Membership, Now, Slot
+from tests.core.wire import off_the_wire
 
 SLOT = Slot(room_id="!room:hs")
 
@@ -15,6 +16,8 @@ def member(name, device=None, member_id=None):
 
 
 def membership(who, created_ts_ms=0):
+    user, device, member_id = map(off_the_wire, (who.user_id, who.device_id, who.member_id))
+    who = Member(user_id=user, device_id=device, member_id=member_id)
     return Membership(
         member=who, slot_id=SLOT.slot_id, transports=(), can_subscribe=None,
         focus_selection=FocusSelection.OWN, application={"type": "m.call"},
@@ -86,16 +89,25 @@ class Desk:
         return got
 
     def take(
-        self, sender, message=None, *, kind=WRITTEN_KEY_TYPE, user=None, device=None, encrypted=True
+        self,
+        sender,
+        message=None,
+        *,
+        kind=WRITTEN_KEY_TYPE,
+        user=None,
+        device=None,
+        encrypted=True,
+        trusted=False,
     ):
         return self.do(
             self.machine.receive(
                 self.now,
-                kind,
-                content(sender) if message is None else message,
-                sender=user or sender.user_id,
-                sender_device_id=device or sender.device_id,
+                off_the_wire(kind),
+                off_the_wire(content(sender) if message is None else message),
+                sender=off_the_wire(user or sender.user_id),
+                sender_device_id=off_the_wire(device or sender.device_id),
                 encrypted=encrypted,
+                trusted=trusted,
             )
         )
 

@@ -77,7 +77,7 @@ class Play:
 
     def __init__(self, **config):
         self.machine = Lifecycle(LifecycleConfig(**config))
-        self.s = 100.0
+        self.s = -1000.0  # monotonic time begins anywhere
         self.effect = None
         self.conditions = {}
         self.delays = 0

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from rtcfoci.core.dialects.d1 import D1
 from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.dialects.superset import Superset
-from rtcfoci.core.essence import essence
+from rtcfoci.core.essence import essence, ring_essence
 from rtcfoci.core.model import Now, RoomEvent, Slot
+from rtcfoci.core.notifications import Notifications
 from rtcfoci.core.policies import DEPLOYED, STRICT, TOLERANT
 from rtcfoci.core.session import Session
 
@@ -145,3 +146,104 @@ def test_a_session_finds_the_same_by_the_essence_alone(steps, policy):
         found = short.handle_timer(now) if kept is None else short.receive(kept, now)
         assert whole.receive(given_event, now) == found
         assert whole.members == short.members
+
+
+NOTIFICATION, DECLINE = "org.matrix.msc4075.rtc.notification", "m.rtc.decline"
+RING = {
+    "slot_id": "m.call#ROOM",
+    "sticky_key": "m.call#ROOM",
+    "m.mentions": {"room": True},
+    "m.relates_to": {"rel_type": "m.reference", "event_id": "$e"},
+    "notification_type": "ring",
+    "sender_ts": 1000,
+    "lifetime": 30_000,
+}
+
+
+def deep(levels):
+    value = "private"
+    for _ in range(levels):
+        value = {"private": [value]}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("given_event", "kept"),
+    [
+        (event(NOTIFICATION, {**RING, "m.text": "private"}), RING),
+        (event(NOTIFICATION, {"sticky_key": "k", "m.text": "private"}), {"sticky_key": "k", "more": True}),
+        (event(NOTIFICATION, {"sticky_key": "k"}), {"sticky_key": "k"}),
+        (event(NOTIFICATION, ["private"]), None),
+        (event(DECLINE, {"m.relates_to": deep(9)}), {"m.relates_to": {"private": [{"private": [{}]}]}}),
+        (event(DECLINE, {"m.relates_to": [[[[["private"]]]]]}), {"m.relates_to": [[[[[]]]]]}),
+        (event("m.room.create", {"room_version": "12", "x": 1}, state_key=""), {"room_version": "12"}),
+        (event("m.room.power_levels", {"ban": 1}, state_key=""), {"more": True}),
+    ],
+)  # fmt: skip
+def test_of_what_rings_only_what_is_read_is_kept(given_event, kept):
+    found = ring_essence(given_event)
+    assert (found.type, found.content) == (given_event.type, kept)
+
+
+@pytest.mark.parametrize(
+    "given_event",
+    [
+        event("m.room.message", {"body": "private"}),
+        event(NOTIFICATION, RING, state_key=""),
+        event("m.room.power_levels", {}, state_key="x"),
+        event("m.room.topic", {"topic": "private"}, state_key=""),
+    ],
+)
+def test_what_rings_nobody_is_left_out(given_event):
+    assert ring_essence(given_event) is None
+
+
+RINGS = st.one_of(
+    EVENTS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **{name: st.just(value) for name, value in RING.items()},
+            "m.mentions": st.sampled_from([{"room": True}, {"user_ids": ["@b:hs", 7]}, {}, deep(9), 5]),
+            "m.relates_to": st.sampled_from([RING["m.relates_to"], deep(9), {}, None]),
+            "notify_type": st.just("ring"),
+            "application": st.just("m.call"),
+            "call_id": st.just(""),
+            "m.text": st.just("private"),
+        },
+    ).flatmap(
+        lambda content: st.builds(
+            event,
+            st.sampled_from([NOTIFICATION, "m.call.notify", DECLINE]),
+            st.just(content),
+            event_id=st.sampled_from(["$n", "$e"]),
+            sender=st.sampled_from(["@a:hs", "@b:hs"]),
+            received_ts_ms=st.just(0),
+            sticky_duration_ms=st.sampled_from([None, 50_000]),
+        )
+    ),
+    st.builds(
+        event,
+        st.just("m.room.power_levels"),
+        st.sampled_from([{"users": {"@a:hs": 100}}, {"users_default": 50, "ban": 3}, {"ban": 1}, {}]),
+        state_key=st.just(""),
+    ),
+    st.just(event("m.room.create", {"room_version": "12"}, state_key="")),
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(RINGS, st.integers(0, 40_000)), max_size=12))
+def test_what_rings_is_found_by_the_essence_alone(steps):
+    slot, ts_ms = Slot(room_id="!r:hs"), 0
+    sessions = [Session(slot, DIALECTS) for _ in range(2)]
+    whole, short = [Notifications(s, user_id="@b:hs", device_id="B") for s in sessions]
+    for given_event, wait_ms in steps:
+        ts_ms += wait_ms
+        now = Now(ts_ms / 1000, ts_ms)
+        changes = sessions[0].receive(given_event, now)
+        expected = whole.receive(given_event, changes, now)
+        kept = essence(given_event, TYPES)
+        rings = kept or ring_essence(given_event)
+        again = sessions[1].receive(kept, now) if kept else sessions[1].handle_timer(now)
+        found = short.receive(rings, again, now) if rings else short.handle_timer(now, again)
+        assert found == expected

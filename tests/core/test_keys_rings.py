@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtcfoci.core.effects import RaiseCondition
 from rtcfoci.core.key_messages import KEY_TYPES, Key, KeyMessage, read_key
+from rtcfoci.core.keys import KeyConfig
 from rtcfoci.core.model import Slot
 from tests.core.keying import (
     ANN,
@@ -118,6 +120,7 @@ REFUSED = [
     ("unknown_format", {"message": msc(format=False), "kind": MSC_TYPES[0]}),
     ("unknown_format", {"message": msc(format={}), "kind": MSC_TYPES[0]}),
     ("other_room", {"message": with_(lambda c: None, room_id="!other:hs")}),
+    ("other_room", {"message": with_(lambda c: None, room_id="!zoo:hs")}),
     ("other_slot", {"message": content(ANN, slot=Slot(room_id="!room:hs", name="side"))}),
     ("not_encrypted", {"encrypted": False}),
     ("other_device", {"device": "ANOTHER"}),
@@ -178,8 +181,9 @@ def test_a_key_waits_for_ten_minutes_and_is_then_forgotten():
     assert theirs(made.there(ME, ANN)) == []
 
 
-def test_who_takes_the_member_id_of_another_does_not_keep_its_early_key_out():
-    mallory = member("mallory", member_id=ANN.member_id)
+@pytest.mark.parametrize("name", ["aaron", "mallory"])
+def test_who_takes_the_member_id_of_another_does_not_keep_its_early_key_out(name):
+    mallory = member(name, member_id=ANN.member_id)
     made = desk(mallory)
     made.take(ANN)
     assert theirs(made.there(ME, mallory, ANN)) == [(ANN, 0, K)]
@@ -232,6 +236,8 @@ def test_an_outdated_key_is_refused_by_when_it_was_sent():
     assert made.machine.installed[ANN, 0].reveal() == b"2" * 32
     made.take(ANN, content(ANN, 0, b"3" * 32, sent_ts_ms=2000))
     assert made.machine.installed[ANN, 0].reveal() == b"3" * 32, "then the last to come"
+    made.take(ANN, content(ANN, 0, b"6" * 32, sent_ts_ms=2001))
+    assert made.machine.installed[ANN, 0].reveal() == b"6" * 32
     made.take(ANN, {**content(ANN, 0, b"4" * 32), "sent_ts": "yesterday"})
     assert made.machine.installed[ANN, 0].reveal() == b"4" * 32
     made.take(ANN, content(ANN, 1, b"5" * 32, sent_ts_ms=1))
@@ -277,10 +283,33 @@ def test_a_key_that_a_connection_lacks_is_told_unless_it_comes_or_is_not_needed(
     assert made.do(made.machine.heard(ANN)) == [], "it uses another by now"
     assert raised(made.wait(20)) == []
     problem(made, ANN, 2, "missing")
-    assert raised(made.wait(20)) == [("media_key_missing", str(ANN))]
+    assert raised(made.wait(9.9)) == []
+    assert raised(made.wait(0.1)) == [("media_key_missing", str(ANN))]
     assert cleared(made.do(made.machine.heard(ANN))) == [("media_key_missing", str(ANN))]
-    assert problem(made, ANN, 999, "missing") == []
+    for no_index in (-1, 256):
+        assert problem(made, ANN, no_index, "missing") == []
+    assert raised(made.wait(20)) == []
     assert made.do(made.machine.heard(BOB)) == []
+
+
+def test_what_is_missing_is_told_though_the_timer_rings_late():
+    made = desk(ANN)
+    made.now_s += 10.5
+    assert raised(made.do(made.machine.timer(made.now))) == [("media_key_missing", str(ANN))]
+
+
+def test_who_left_keeps_nobody_from_being_missed():
+    made = desk(ANN, BOB)
+    made.there(ME, BOB)
+    assert raised(made.wait(10)) == [("media_key_missing", str(BOB))]
+
+
+def test_a_stranger_is_forgotten_though_the_timer_rings_late():
+    made = desk()
+    made.take(ANN)
+    made.now_s += 700
+    made.do(made.machine.timer(made.now))
+    assert reasons(made) == {"not_a_member": 1}
 
 
 def test_a_key_that_opens_nothing_is_told():
@@ -327,6 +356,21 @@ def test_a_greedy_newcomer_takes_room_from_its_own_user():
     assert len(made.machine._rings._rings) == 256
     there = {who for who, *_ in theirs(made.there(ME, *greedy, *people, late))}
     assert there == {*greedy[1:], *people, late}
+
+
+def test_where_trust_is_required_a_key_of_an_untrusted_device_is_refused():
+    made = Desk(config=KeyConfig(require_trusted=True))
+    made.start(ME, ANN)
+    assert theirs(made.take(ANN)) == []
+    assert reasons(made) == {"untrusted": 1}
+    (told,) = [o for o in made.wait(10) if isinstance(o, RaiseCondition)]
+    assert (told.code, told.cause) == (
+        "media_key_missing",
+        "none that is believed has come in 10 s",
+    )
+    assert theirs(made.take(ANN, trusted=True)) == [(ANN, 0, K)]
+    assert reasons(made) == {"untrusted": 1}
+    assert theirs(desk(ANN).take(ANN)) == [(ANN, 0, K)], "by default it is not required"
 
 
 def test_suspicion_is_bounded():

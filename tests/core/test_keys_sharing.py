@@ -2,7 +2,9 @@
 
 import pytest
 
+from rtcfoci.core.key_messages import WRITTEN_KEY_TYPE, Key
 from rtcfoci.core.keys import KeyConfig, SendKey, SetKey, UseKey
+from rtcfoci.core.model import Member
 from tests.core.keying import (
     ANN,
     BOB,
@@ -10,6 +12,7 @@ from tests.core.keying import (
     ME,
     Desk,
     cleared,
+    content,
     member,
     membership,
     raised,
@@ -27,6 +30,7 @@ def started(*members, **more):
 
 def test_the_first_key_is_set_and_used_at_once_and_sent_to_all():
     desk = Desk()
+    assert desk.machine.next_timer_s is None
     assert desk.there(ME, ANN, BOB) == [], "before we are a member nobody gets a key of ours"
     assert desk.machine.index is None
     out = desk.do(desk.machine.start(desk.now))
@@ -201,6 +205,31 @@ def test_a_key_that_reaches_one_not_is_used_all_the_same():
     assert uses(desk.wait(5)) == [1]
 
 
+def fail(desk, send, **more):
+    return desk.do(desk.machine.failed(desk.now, send.id, server=False, **more))
+
+
+def test_who_must_not_have_a_key_is_told_apart_and_keeps_nobody_waiting():
+    desk = Desk(config=KeyConfig(require_trusted=True))
+    sent = [o for o in desk.start(ME, ANN, BOB, CEM) if isinstance(o, SendKey)]
+    assert all(send.trusted for send in sent)
+    (first,) = [send for send in sent if send.to == ANN]
+    out = fail(desk, first, cause="not signed", untrusted=True)
+    assert raised(out) == [("device_untrusted", str(ANN))]
+    desk.deliver([send for send in sent if send.to != ANN])
+    (again,) = [o for o in desk.wait(1) if isinstance(o, SendKey)]
+    out = fail(desk, again, cause="no one-time key")
+    assert cleared(out) == [("device_untrusted", str(ANN))]
+    assert raised(out) == [("media_key_undelivered", str(ANN))]
+    # A new key is used a second after everybody who may have it has it.
+    for send in [o for o in desk.there(ME, ANN, BOB) if isinstance(o, SendKey)]:
+        desk.do(desk.machine.sent(desk.now, send.id))
+    for send in [o for o in desk.wait(2) if isinstance(o, SendKey)]:
+        fail(desk, send, cause="not signed", untrusted=True)
+    assert uses(desk.wait(1)) == [1]
+    assert not Desk().start(ME, ANN)[-1].trusted
+
+
 def test_an_answer_about_a_key_that_is_out_of_use_lets_the_next_go():
     desk = Desk()
     first, _ = [o for o in desk.start(ME, ANN, BOB) if isinstance(o, SendKey)]
@@ -268,6 +297,48 @@ def test_a_member_without_a_device_is_told_of():
     assert cleared(desk.there(ME, BOB)) == [("media_key_undelivered", "@ann:hs/?")]
 
 
+def test_each_member_without_a_device_is_told_of_once():
+    ann, bob = [Member(user_id=f"@{n}:hs", device_id=None, member_id=n) for n in ("ann", "bob")]
+    desk = Desk()
+    desk.start(ME, ann)
+    assert raised(desk.out) == [("media_key_undelivered", "@ann:hs/?")]
+    both = desk.there(ME, ann, bob)
+    assert (raised(both), cleared(both)) == ([("media_key_undelivered", "@bob:hs/?")], [])
+    one = desk.there(ME, bob)
+    assert (raised(one), cleared(one)) == ([], [("media_key_undelivered", "@ann:hs/?")])
+
+
+def test_a_silent_homeserver_is_asked_ever_more_rarely():
+    desk = Desk()
+    (send,) = [o for o in desk.start(ME, ANN) if isinstance(o, SendKey)]
+    waits = []
+    for _ in range(5):
+        desk.do(desk.machine.failed(desk.now, send.id, cause="away", server=True))
+        before_s, tried = desk.now_s, []
+        while not tried:
+            tried = [o for o in desk.wait(0.5) if isinstance(o, SendKey)]
+        waits.append(desk.now_s - before_s)
+        (send,) = tried
+    assert waits == [1, 2, 4, 4, 4]
+
+
+def test_what_is_due_is_done_though_timers_ring_late():
+    def late(desk, after_s):
+        desk.now_s += after_s
+        return desk.do(desk.machine.timer(desk.now))
+
+    desk = Desk()
+    (send,) = [o for o in desk.start(ME, ANN) if isinstance(o, SendKey)]
+    desk.do(desk.machine.failed(desk.now, send.id, cause="no such device", server=False))
+    assert sends(late(desk, 1.3)) == [(ANN, 0)], "repeated"
+    desk = started(ME, ANN)
+    desk.wait(10)
+    assert uses(desk.there(ME, ANN, BOB)) == []
+    assert uses(late(desk, 5.3)) == [1], "used"
+    desk = started(ME, ANN)
+    assert [index for _, index, _ in sets(late(desk, 3700))] == [1], "replaced"
+
+
 def test_who_lingers_gets_no_new_key():
     desk = started(ME, ANN, BOB)
     out = desk.there(ME, ANN, lingering=(BOB,))
@@ -293,3 +364,20 @@ def test_nothing_shows_a_key():
     assert "kkkk" not in shown
     assert repr(desk.machine) == "<KeyMachine key 0 in use>"
     assert repr(Desk().machine) == "<KeyMachine not started>"
+
+
+def test_the_times_are_those_of_the_msc_unless_told_otherwise():
+    times = KeyConfig()
+    assert (times.use_delay_s, times.settle_s, times.grace_s) == (5, 1, 10)
+    assert (times.rotate_every_s, times.missing_after_s, times.key_bytes) == (3600, 10, 32)
+    send = SendKey(id=1, to=ANN, index=0, key=Key(b"k" * 32))
+    assert (send.trusted, send.timeout_s) == (False, 40)
+
+
+def test_a_device_is_not_taken_for_cross_signed_unless_it_is_said():
+    desk = started(ME, ANN, config=KeyConfig(require_trusted=True))
+    desk.machine.receive(
+        desk.now, WRITTEN_KEY_TYPE, content(ANN),
+        sender=ANN.user_id, sender_device_id=ANN.device_id, encrypted=True,
+    )  # fmt: skip
+    assert desk.machine.counters["keys_refused.untrusted"] == 1

@@ -4,11 +4,13 @@ import pytest
 
 from rtcfoci.core.beliefs import DUTIES, OUTCOMES
 from rtcfoci.core.effects import (
+    CancelLeave,
     Done,
     Listed,
     Outcome,
     RestartLeave,
     Scheduled,
+    SendHeldLeave,
 )
 from rtcfoci.core.lifecycle import Lifecycle, LifecycleConfig
 from rtcfoci.core.phases import BUDGETS, INPUTS, Goal, Input, State
@@ -80,6 +82,8 @@ def test_results_must_match():
     before = snapshot(play)
     with pytest.raises(LocalProtocolError):
         play.do("result", play.effect.id + 1, Listed(events=()))
+    with pytest.raises(LocalProtocolError):
+        play.do("result", play.effect.id - 1, Listed(events=()))
     with pytest.raises(LocalProtocolError, match="Done does not answer ListDelayed"):
         play.do("result", play.effect.id, Done())
     assert snapshot(play) == before
@@ -102,16 +106,46 @@ def test_secrets_are_not_shown():
     assert SECRET not in "".join(shown)
 
 
+def test_the_times_of_a_membership():
+    """Delay and restarts are Element Call's, and no sticky event lives longer than an hour (MSC4354)."""
+    times = LifecycleConfig()
+    assert (times.leave_delay_ms, times.restart_every_s) == (18_000, 4)
+    assert (times.lifetime_ms, times.unguarded_lifetime_ms) == (3_600_000, 600_000)
+    assert (times.request_timeout_s, times.probe_timeout_s, times.leave_timeout_s) == (5, 2, 10)
+
+
+@pytest.mark.parametrize("effect", [RestartLeave, CancelLeave, SendHeldLeave])
+def test_no_effect_shows_a_delay_id(effect):
+    assert SECRET not in repr(effect(id=1, timeout_s=1.0, delay_id=SECRET))
+
+
 @pytest.mark.parametrize(
     "times",
     [
-        {"leave_delay_ms": 2_000},
-        {"restart_every_s": 10.0},
-        {"restart_every_s": 0.5},
+        {"leave_delay_ms": 2_999, "restart_every_s": 1.0},
+        {"leave_delay_ms": 4_000, "restart_every_s": 2.001},
+        {"restart_every_s": 0.999},
         {"lifetime_ms": 0},
+        {"lifetime_ms": -1},
+        {"unguarded_lifetime_ms": 0},
+        {"request_timeout_s": 0.0},
+        {"probe_timeout_s": 0.0},
         {"leave_timeout_s": 0.0},
     ],
 )
 def test_times_that_cannot_hold_are_refused(times):
     with pytest.raises(UsageError):
         LifecycleConfig(**times)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"leave_delay_ms": 3_000, "restart_every_s": 1.0},
+        {"leave_delay_ms": 5_000, "restart_every_s": 2.5},
+        {"lifetime_ms": 1, "unguarded_lifetime_ms": 1},
+        {"request_timeout_s": 0.01, "probe_timeout_s": 0.01, "leave_timeout_s": 0.01},
+    ],
+)
+def test_times_that_just_hold_are_accepted(times):
+    assert LifecycleConfig(**times)

@@ -168,7 +168,7 @@ def test_a_server_that_does_not_know_delays_is_not_asked_again(failure):
         play.answer()
 
 
-MAXIMUM = {"org.matrix.msc4140.max_delay": 9_000}
+MAXIMUM = {"org.matrix.msc4140.max_delay": 10_000}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ MAXIMUM = {"org.matrix.msc4140.max_delay": 9_000}
                 **MAXIMUM,
             ),
             None,
-            [18_000, 9_000, 4_500],
+            [18_000, 10_000, 5_000],
         ),
         (
             error(400, "M_UNKNOWN", **{"org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED"}),
@@ -214,9 +214,14 @@ def test_the_named_maximum_is_taken_and_the_restarts_scale():
     play = Play()
     play.join()
     play.answer()
-    assert play.answer(error(400, "M_MAX_DELAY_EXCEEDED", **MAXIMUM)).delay_ms == 9_000
+    assert play.answer(error(400, "M_MAX_DELAY_EXCEEDED", **MAXIMUM)).delay_ms == 10_000
     play.settle()
-    assert play.machine.next_timer_s == play.s + 2
+    assert play.machine.next_timer_s == pytest.approx(play.s + 4 * 10 / 18)
+    assert play.conditions == {}
+
+
+def test_the_shortest_delay_to_live_with_is_lived_with():
+    play = joined(max_delay_ms=3_000)
     assert play.conditions == {}
 
 

@@ -294,3 +294,19 @@ def test_evicted_while_a_send_is_under_way():
     play.do("evicted")
     assert isinstance(play.fail(Outcome.FORBIDDEN), CancelLeave)
     assert play.settle() is State.LEFT
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.3])
+def test_where_nothing_gets_through_there_is_an_end_though_timers_ring_late(late_s):
+    play = joined(delayed_events=False)
+    play.do("leave")
+    for _ in range(20):
+        if play.effect is None:
+            play.s = play.machine.next_timer_s + late_s
+            play.do("timer")
+        else:
+            play.fail(Outcome.UNREACHABLE)
+        if play.machine.state is State.LEAVE_FAILED:
+            break
+    assert play.machine.state is State.LEAVE_FAILED
+    assert play.machine.next_timer_s is None

@@ -1,10 +1,13 @@
 """The lifecycle machine against refusals and rate limits: how they are read, and waited out."""
 
+from dataclasses import replace
+
 import pytest
 
 from rtcfoci.core.effects import (
     CancelLeave,
     Failure,
+    ListDelayed,
     Outcome,
     RestartLeave,
     ScheduleLeave,
@@ -14,7 +17,8 @@ from rtcfoci.core.effects import (
 )
 from rtcfoci.core.phases import State
 from rtcfoci.errors import ClientError, UnreachableError
-from tests.core.playing import Play, error, joined
+from tests.core.playing import STATE, Play, error, joined
+from tests.core.wire import off_the_wire
 
 # Classification.
 
@@ -24,10 +28,16 @@ from tests.core.playing import Play, error, joined
     [
         (UnreachableError("no"), Outcome.UNREACHABLE),
         (ClientError("no", status=200), Outcome.UNRECOGNIZED),
+        (ClientError("no", status=199), Outcome.UNREACHABLE),
+        (ClientError("no", status=299), Outcome.UNRECOGNIZED),
+        (ClientError("no", status=300), Outcome.UNREACHABLE),
         (ClientError("no", status=302), Outcome.UNREACHABLE),
         (ClientError("no", status=502, errcode=""), Outcome.UNREACHABLE),
         (ClientError("no", status=404, errcode=""), Outcome.UNREACHABLE),
         (ClientError("no", status=500, errcode="M_UNKNOWN"), Outcome.UNREACHABLE),
+        (ClientError("no", status=399, errcode="M_UNKNOWN"), Outcome.UNREACHABLE),
+        (ClientError("no", status=499, errcode="M_UNKNOWN"), Outcome.REJECTED),
+        (ClientError("no", status=502, errcode="M_UNKNOWN"), Outcome.UNREACHABLE),
         (ClientError("no", status=429, errcode=""), Outcome.RATE_LIMITED),
         (ClientError("no", status=400, errcode="M_LIMIT_EXCEEDED"), Outcome.RATE_LIMITED),
         (ClientError("no", status=401, errcode="M_UNKNOWN_TOKEN"), Outcome.REVOKED),
@@ -38,6 +48,8 @@ from tests.core.playing import Play, error, joined
         (ClientError("no", status=403, errcode="M_FORBIDDEN"), Outcome.FORBIDDEN),
         (ClientError("no", status=413, errcode="M_TOO_LARGE"), Outcome.REJECTED),
         (ClientError("no", status=400, errcode="M_UNKNOWN"), Outcome.REJECTED),
+        (ClientError("no", status=400, errcode="M_BAD_JSON"), Outcome.REJECTED),
+        (ClientError("no", status=400, errcode="M_WEAK_PASSWORD"), Outcome.REJECTED),
         (
             ClientError("no", status=400, errcode="ORG.MATRIX.MSC4140_DELAY_TOO_LARGE"),
             Outcome.TOO_LONG,
@@ -51,10 +63,13 @@ from tests.core.playing import Play, error, joined
     ],
 )
 def test_refusals_are_classified(raised, outcome):
+    raised.errcode = off_the_wire(raised.errcode)
     assert Failure.of(raised).outcome is outcome
 
 
-@pytest.mark.parametrize(("named", "kept"), [(5_000, 5_000), (True, None), ("9", None), (-1, None)])
+@pytest.mark.parametrize(
+    ("named", "kept"), [(5_000, 5_000), (1, 1), (True, None), ("9", None), (0, None), (-1, None)]
+)
 def test_only_a_number_names_a_maximum(named, kept):
     failure = error(400, "M_MAX_DELAY_EXCEEDED", **{"org.matrix.msc4140.max_delay": named})
     assert failure.max_delay_ms == kept
@@ -129,3 +144,69 @@ def test_leaving_waits_for_the_way_that_opens_first():
     assert play.machine.state is State.FIRING
     assert isinstance(play.tick(), SendHeldLeave)
     assert play.settle() is State.LEFT
+
+
+def test_a_limit_is_told_until_all_that_was_limited_goes_through():
+    play = joined()
+    play.do("update", replace(STATE, data="new"))
+    play.fail(Outcome.RATE_LIMITED, retry_after_s=10.0)
+    play.until(RestartLeave)
+    play.answer()
+    assert "rate_limited" in play.conditions
+    play.until(SendMembership)
+    play.settle()
+    assert "rate_limited" not in play.conditions
+
+
+def test_how_long_an_answer_is_awaited():
+    """Restarts are worth nothing late, and while the homeserver is silent everything is short."""
+    play = Play()
+    waits = {}
+    play.join()
+    while play.effect is not None:
+        waits[type(play.effect)] = play.effect.timeout_s
+        play.answer()
+    assert waits == {ListDelayed: 5, ScheduleLeave: 5, RestartLeave: 2, SendMembership: 5}
+    silent = Play()
+    silent.join()
+    silent.fail(Outcome.UNREACHABLE)
+    assert silent.tick().timeout_s == 2
+
+
+def test_a_leave_that_is_repeated_is_the_same_one():
+    play = joined(delayed_events=False)
+    first = play.do("leave")
+    assert isinstance(first, SendLeave)
+    play.fail(Outcome.UNREACHABLE)
+    again = play.tick()
+    assert (again.event, again.txn_id) == (first.event, first.txn_id)
+    assert again.txn_id
+
+
+def test_it_shows_what_it_is_about():
+    assert repr(Play().machine) == "<Lifecycle idle>"
+    assert repr(joined().machine) == "<Lifecycle joined joined>"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "steps_s"),
+    [
+        (Outcome.UNREACHABLE, [0.25, 0.5, 1, 2, 2]),
+        (Outcome.RATE_LIMITED, [1, 2, 4, 8, 8]),
+    ],
+)
+def test_how_long_it_waits_before_it_asks_again(outcome, steps_s):
+    play = Play()
+    play.join()
+    waited_s = []
+    for _ in steps_s:
+        play.fail(outcome)
+        waited_s.append(play.machine.next_timer_s - play.s)
+        play.tick()
+    assert waited_s == pytest.approx(steps_s)
+
+
+def test_without_a_token_nobody_is_a_member():
+    play = joined()
+    play.do("token_revoked", "logged out")
+    assert not play.machine.joined

@@ -35,6 +35,17 @@ def test_restart_404_after_the_delay_means_it_fired(writer):
     assert play.conditions == {}
 
 
+def test_a_delay_is_counted_to_the_millisecond():
+    for after_s, lost in ((4.4, False), (4.6, True)):
+        play = joined(max_delay_ms=4_500)
+        play.until(RestartLeave)
+        play.answer()
+        play.s += after_s
+        assert isinstance(play.do("timer"), RestartLeave)
+        play.fail(Outcome.GONE)
+        assert play.machine.joined is not lost
+
+
 def test_restart_404_before_the_delay_means_it_was_cancelled():
     play = joined()
     play.until(RestartLeave)
@@ -83,14 +94,29 @@ def test_refresh_well_before_expiry(writer):
         play.settle()
 
 
-def test_the_join_time_is_the_servers_even_when_its_echo_comes_first():
+@pytest.mark.parametrize(("event_id", "is_ours"), [("$0", False), ("$1", True), ("$9", False)])
+def test_the_join_time_is_the_servers_even_when_its_echo_comes_first(event_id, is_ours):
     play = Play()
     play.join()
     play.until(SendMembership)
-    play.do("seen", "$1", created_ts_ms=77)
+    play.do("seen", event_id, created_ts_ms=77)
+    answered_ts_ms = play.now.ts_ms
     play.answer()
     play.do("update", replace(STATE, data="new"))
-    assert play.until(SendMembership).event.content["created"] == 77
+    created = play.until(SendMembership).event.content["created"]
+    assert created == (77 if is_ours else answered_ts_ms)
+
+
+@pytest.mark.parametrize(("event_id", "created_ts_ms"), [("$0", None), ("$1", 77), ("$9", None)])
+def test_the_join_time_is_that_of_the_echo_of_our_first_event(event_id, created_ts_ms):
+    play = Play()
+    play.join()
+    play.settle()
+    answered_ts_ms = play.now.ts_ms
+    play.do("seen", event_id, created_ts_ms=77)
+    play.do("update", replace(STATE, data="new"))
+    created = play.until(SendMembership).event.content["created"]
+    assert created == (created_ts_ms or answered_ts_ms)
 
 
 def test_waiting_for_the_join_does_not_lengthen_the_life_of_the_membership():
@@ -201,8 +227,23 @@ def test_sync_that_tells_of_the_past_is_not_believed():
     assert play.machine.joined
     assert play.effect is None
     play.do("seen", "$1", created_ts_ms=5)
-    play.until(RestartLeave)
+    for _ in range(10):
+        play.until(RestartLeave)
+        play.answer()
     assert play.events == 1
+
+
+@pytest.mark.parametrize("event_id", ["$0", "$9"])
+def test_only_the_echo_of_our_last_event_ends_the_doubt(event_id):
+    play = joined()
+    play.do("update", replace(STATE, data="new"))
+    play.settle()
+    play.do("seen", event_id, created_ts_ms=5)
+    play.do("gone")
+    assert play.machine.joined
+    began = play.s
+    play.until(SendMembership)
+    assert play.s - began == pytest.approx(5)
 
 
 def test_an_echo_that_never_comes_is_not_awaited_for_ever():

@@ -55,5 +55,5 @@ def test_an_encryption_that_cannot_be_read_closes_the_slot(room, encryption):
     assert members(room, STRICT, opened, join) == ()
     assert len(members(room, DEPLOYED, opened, join)) == 1
     encrypted = room.event("m.room.encryption", {}, 20, state_key="")
-    sealed = replace(join, encrypted=True)
+    sealed = replace(join, encrypted=True, encrypted_by_device_id="DEV")
     assert members(room, STRICT, encrypted, opened, sealed) == ()

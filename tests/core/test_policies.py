@@ -7,8 +7,16 @@ from dataclasses import replace
 import pytest
 
 from rtcfoci.core.dialects.state import MAX_AGE_MS
-from rtcfoci.core.model import Now, Slot
-from rtcfoci.core.policies import DEPLOYED, POLICIES, STRICT, TOLERANT, ReadingPolicy
+from rtcfoci.core.model import Now, Slot, SlotStatus
+from rtcfoci.core.policies import (
+    DEPLOYED,
+    POLICIES,
+    STICKY_TYPE,
+    STRICT,
+    TOLERANT,
+    ReadingPolicy,
+    RoomView,
+)
 from rtcfoci.core.session import Session
 from rtcfoci.errors import Problem
 
@@ -83,13 +91,63 @@ def test_the_reason_names_the_rule(room):
 
 def test_strict_wants_what_the_room_asks_for(room):
     clear = room.write(room.superset, "join", 1000)
-    sealed = room.write(room.superset, "join", 1001, room.own("@v:hs"), encrypted=True)
-    reader = Reader(room, STRICT).slot(OPEN)
-    reader.take(room.event("m.room.encryption", {}, 20, state_key=""), clear, sealed)
+    sealed, unbound = (
+        replace(room.write(room.superset, "join", 1001, room.own(user)), encrypted=True)
+        for user in ("@v:hs", "@w:hs")
+    )
+    sealed = replace(sealed, encrypted_by_device_id="DEV")
+    reader = Reader(room, STRICT, ("@u:hs", "@v:hs", "@w:hs")).slot(OPEN)
+    reader.take(room.event("m.room.encryption", {}, 20, state_key=""), clear, sealed, unbound)
     # The slot does not ask its members for encryption, so nobody can be in it.
     assert (reader.why(clear), reader.why(sealed)) == (["slot_closed"], ["slot_closed"])
     reader.slot({**OPEN, "encryption": {"type": "org.matrix.msc4143.per_member"}}, 30)
     assert (reader.why(clear), reader.why(sealed)) == (["not_encrypted"], [])
+    assert reader.why(unbound) == ["not_encrypted"]
+
+
+@pytest.mark.parametrize(
+    ("view", "code"),
+    [
+        (RoomView(slot_status=SlotStatus.OPEN), None),
+        (RoomView(slot_status=SlotStatus.OPEN, room_encrypted=True), "slot_closed"),
+        (RoomView(slot_status=SlotStatus.OPEN, slot_encrypted=True, room_encrypted=True), None),
+        (RoomView(slot_status=SlotStatus.OPEN, slot_encrypted=None), "slot_closed"),
+        (RoomView(slot_encrypted=True, room_encrypted=True), "slot_absent"),
+    ],
+)
+def test_strict_reads_what_a_slot_asks_for(room, view, code):
+    found = STRICT.refuses(room.membership(encrypted=True), STICKY_TYPE, view)
+    assert (found and found.code) == code
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [(DEPLOYED, SlotStatus.CLOSED), (STRICT, SlotStatus.CLOSED), (TOLERANT, SlotStatus.OPEN)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_whether_a_slot_without_a_status_is_open(room, policy, status):
+    """As slots were written before 2026-07."""
+    reader = Reader(room, policy).slot({"application": {"type": "m.call"}})
+    assert reader.session.slot_status is status
+
+
+def test_deployed_readers_forget_what_was_redacted_before_it_came(room):
+    event = room.write(room.superset, "join", 1000)
+    redaction = room.event("m.room.redaction", {}, 1000, redacts=event.event_id)
+    counted = [
+        Reader(room, policy).take(redaction, event).members for policy in (DEPLOYED, TOLERANT)
+    ]
+    assert counted == [[("@u:hs", "D6/D7")], []]
+
+
+@pytest.mark.parametrize("policy", [DEPLOYED, STRICT], ids=lambda policy: policy.name)
+def test_a_name_that_is_not_counted_is_told_up_to_80_characters(room, policy):
+    name = "D" + "x" * 80
+    found = policy.refuses(room.membership(dialect=name), STICKY_TYPE, RoomView())
+    assert (found.code, found.message) == (
+        "dialect_not_counted",
+        f"this policy does not count {name[:80]}",
+    )
 
 
 def test_the_deployed_policy_knows_only_the_names_that_are_deployed(room):
@@ -140,6 +198,35 @@ def test_why_a_sticky_event_is_not_behind_a_member(room):
     assert reader.take(redaction).why(redacted) == ["redacted"]
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_a_redacted_event_is_said_to_be_redacted(room, policy):
+    reader = Reader(room, policy).slot(OPEN)
+    sticky = room.write(room.superset, "join", 1000, room.own(member_id="i"))
+    later = room.write(room.superset, "join", 1001, room.own("@v:hs", member_id="j"))
+    gone = room.event("m.room.redaction", {}, 1002, redacts=sticky.event_id)
+    reader.take(sticky, later, gone)
+    assert (reader.why(sticky), reader.why(later)) == (["redacted"], [])
+    # Who does not keep redactions takes it for a new event when it comes again.
+    reader.take(sticky)
+    assert reader.why(sticky) == ([] if policy is DEPLOYED else ["redacted"])
+
+
+@pytest.mark.parametrize("name", ["AAA", "ZZZ"])
+def test_an_event_of_another_slot_is_said_to_be_so(room, name):
+    own = replace(room.own(), slot=Slot(room_id="!room:hs", name=name))
+    event = room.write(room.d3, "join", 1000, own)
+    assert Reader(room, TOLERANT).take(event).why(event) == ["other_slot"]
+
+
+def test_an_event_is_over_from_the_moment_it_ends(room):
+    state = room.write(room.d3, "join", 1000, room.own(lifetime_ms=5000))
+    sticky = room.write(room.superset, "join", 1000, room.own("@v:hs"))
+    reader = Reader(room, TOLERANT).take(state, sticky)
+    for event, ends_ms in ((state, 6000), (sticky, 1000 + HOUR_MS)):
+        reader.session.handle_timer(Now(0.0, ends_ms))
+        assert reader.why(event, ends_ms) == ["expired"]
+
+
 def test_of_one_device_the_last_join_counts_or_each_does(room):
     # The same device in two dialects.
     state, sticky = room.write(room.d3, "join", 1000), room.write(room.superset, "join", 1001)
@@ -178,6 +265,26 @@ def test_claims_are_believed_where_deployed_clients_believe_them(room, created, 
     (bounded,) = Reader(room, TOLERANT).take(event).session.members
     assert at_ms - MAX_AGE_MS <= bounded.created_ts_ms <= at_ms
     assert bounded.expires_ts_ms <= at_ms + MAX_AGE_MS
+
+
+def test_whose_claims_are_believed_has_not_expired_before_they_say(room):
+    event = room.write(room.d3, "join", 1000, room.own("@guest:hs"))
+    event = replace(event, content={**event.content, "expires": 2**50})
+    later_ms = 100 * 24 * HOUR_MS
+    for policy, why in (
+        (DEPLOYED, ["sender_not_joined"]),
+        (TOLERANT, ["expired", "sender_not_joined"]),
+    ):
+        assert Reader(room, policy).take(event).why(event, later_ms) == why
+
+
+def test_an_end_at_exactly_nought_is_none_to_deployed_clients(room):
+    event = room.write(room.d3, "join", 1000)
+    event = replace(event, content={**event.content, "created_ts": 0, "expires": 0})
+    reader = Reader(room, DEPLOYED).take(event)
+    (member,) = reader.session.members
+    assert member.expires_ts_ms > 2**53  # which is later than any time
+    assert Reader(room, TOLERANT).take(event).members == []
 
 
 def test_a_policy_of_ones_own(room):

@@ -36,13 +36,28 @@ def test_a_level_beyond_json_is_the_highest():
 
 def test_what_is_no_state_of_the_room_changes_nothing(room):
     power = RoomPower()
-    assert power.after(room.event(LEVELS, {"users_default": 9}, 0, state_key="other")) is power
-    assert power.after(room.event("m.room.topic", {}, 0, state_key="")) is power
+    for key in ({}, {"state_key": "other"}):
+        assert power.after(room.event(LEVELS, {"users_default": 9}, 0, **key)) is power
+    for kind in ("m.room.avatar", "m.room.topic"):
+        assert power.after(room.event(kind, {"room_version": "12"}, 0, state_key="")) is power
     assert power.after(room.event(LEVELS, {"users_default": 9}, 0, state_key="")).of("@a:hs") == 9
 
 
+def test_without_its_creation_nobody_stands_above_the_levels(room):
+    assert RoomPower(creators=frozenset({"@a:hs"})).of("@a:hs") == 100
+
+
 @pytest.mark.parametrize(
-    ("version", "power"), [("11", 100), ("12", float("inf")), ("next", 100), (12, 100)]
+    ("version", "power"),
+    [
+        ("11", 100),
+        ("12", float("inf")),
+        ("13", float("inf")),
+        ("9" * 9, float("inf")),
+        ("9" * 10, 100),  # no version that we could count
+        ("next", 100),
+        (12, 100),
+    ],
 )
 def test_a_creator(room, version, power):
     content = {"room_version": version, "additional_creators": ["@b:hs", 7]}

@@ -9,12 +9,13 @@ import pytest
 from rtcfoci.core.model import Member, Transport
 from rtcfoci.core.selection import EachItsOwn, Offered, OldestMembership, uninstalled
 from rtcfoci.errors import SelectionError
+from tests.core.wire import off_the_wire
 
 OWN = Member(user_id="@me:hs", device_id="ME", member_id="me")
 
 
 def transport(kind, place="here"):
-    return Transport(kind, {"type": kind, "place": place})
+    return Transport(off_the_wire(kind), {"type": kind, "place": place})
 
 
 SFU = Offered(
@@ -45,7 +46,7 @@ def member(room):
 
 @pytest.fixture
 def me(room):
-    return lambda created_ts_ms: replace(room.membership(created_ts_ms), member=OWN)
+    return lambda created_ts_ms: replace(room.membership(created_ts_ms), member=replace(OWN))
 
 
 @pytest.mark.parametrize("policy", [OldestMembership(), EachItsOwn()], ids=lambda p: p.name)
@@ -91,6 +92,12 @@ class TestOldestMembership:
         assert (kinds[0] if kinds else "no transport") in caught.value.what
         assert "livekit" in caught.value.why
         assert caught.value.do
+
+    def test_of_many_types_eight_are_named(self, member):
+        kinds = [f"org.odd{number}" for number in range(9)]
+        with pytest.raises(SelectionError) as caught:
+            self.policy.choose((member(1, *reversed(kinds)),), OWN, [SFU], KNOWN)
+        assert f"uses {', '.join(kinds[:8])}, which" in caught.value.what
 
     def test_nothing_installed(self, member):
         with pytest.raises(SelectionError, match="nothing"):

@@ -18,59 +18,15 @@ from rtcfoci.core.session import (
     Session,
     SlotChanged,
 )
+from tests.core.driving import Driven, kinds
 
 HOUR_MS = 3_600_000
 SLOT_TYPE = "org.matrix.msc4143.rtc.slot"
 
 
-class Driven:
-    """A session with what a test needs around it: it keeps its own list of members by the diffs."""
-
-    def __init__(self, room, **more):
-        self.room = room
-        self.session = Session(room.slot, room.dialects, **more)
-        self.by_diffs = {}
-
-    def take(self, event, at_ms=None):
-        at_ms = event.received_ts_ms if at_ms is None else at_ms
-        return self._check(self.session.receive(event, self.room.now(at_ms)))
-
-    def timer(self, at_ms):
-        return self._check(self.session.handle_timer(self.room.now(at_ms)))
-
-    def in_room(self, *users):
-        for user in users:
-            self.take(self.room.presence(user), 0)
-        return self
-
-    def _check(self, diffs):
-        for diff in diffs:
-            match diff:
-                case MemberJoined(membership):
-                    assert membership.member not in self.by_diffs
-                    self.by_diffs[membership.member] = membership
-                case MemberLeft(membership, _):
-                    assert self.by_diffs.pop(membership.member) == membership
-                case MemberChanged(old, new) | MemberRefreshed(old, new):
-                    assert old.member == new.member
-                    assert self.by_diffs[old.member] == old
-                    self.by_diffs[new.member] = new
-        members = self.session.members
-        assert len(members) == len(self.session)
-        assert {m.member: m for m in members} == self.by_diffs
-        assert list(members) == sorted(members, key=lambda m: (m.created_ts_ms, m.member.order))
-        devices = [(m.member.user_id, m.member.device_id) for m in members if m.member.device_id]
-        assert len(devices) == len(set(devices))
-        return diffs
-
-
 @pytest.fixture
 def driven(room):
     return Driven(room).in_room("@u:hs", "@v:hs")
-
-
-def kinds(diffs):
-    return [type(diff).__name__ for diff in diffs]
 
 
 @pytest.mark.parametrize("dialect", ["d2", "d3", "superset"])
@@ -121,47 +77,6 @@ def test_a_late_sticky_leave_of_an_earlier_join_changes_nothing(room, driven):
     # After a leave the same key is another join: it does not inherit the time of the first.
     assert kinds(diffs) == ["MemberChanged"]
     assert membership.created_ts_ms == 3000
-
-
-def test_expiry_by_timer(room, driven):
-    driven.take(room.write(room.d3, "join", 1000, room.own(lifetime_ms=5000)))
-    driven.take(room.write(room.superset, "join", 1000, room.own("@v:hs")))
-    assert driven.session.next_timer_ts_ms == 6000
-    assert driven.timer(5999) == ()
-    (left,) = driven.timer(6000)
-    assert (left.membership.member.user_id, left.reason) == ("@u:hs", LeftReason.EXPIRED)
-    assert driven.session.next_timer_ts_ms == 1000 + HOUR_MS
-    (left,) = driven.timer(1000 + HOUR_MS)
-    assert (left.membership.member.user_id, left.reason) == ("@v:hs", LeftReason.EXPIRED)
-    assert driven.session.next_timer_ts_ms is None
-
-
-def test_any_event_lets_go_of_what_has_expired(room, driven):
-    driven.take(room.write(room.d3, "join", 1000, room.own(lifetime_ms=5000)))
-    (left,) = driven.take(room.event("m.room.message", {}, 9000))
-    assert left.reason is LeftReason.EXPIRED
-
-
-def test_a_membership_that_has_expired_on_arrival(room, driven):
-    driven.take(room.write(room.d3, "join", 1000))
-    # To the millisecond: a membership no longer counts at the time that it names.
-    (left,) = driven.take(room.write(room.d3, "join", 2000, room.own(lifetime_ms=5000)), 7000)
-    assert left.reason is LeftReason.EXPIRED
-    assert driven.session.next_timer_ts_ms is None
-
-
-def test_a_refresh_moves_the_timer_and_old_expiries_are_cleared_away(room, driven):
-    for n in range(300):
-        driven.take(room.write(room.d3, "refresh", 1000 + n, created_ts_ms=1000))
-    assert driven.session.next_timer_ts_ms == 1299 + 4 * HOUR_MS
-    assert len(driven.session._expiries) < 100
-
-
-@pytest.mark.parametrize("expires", [2**53 - 1, 10**15])
-def test_hostile_expiry_keeps_the_timer_within_a_month(room, driven, expires):
-    event = room.write(room.d3, "join", 1000)
-    driven.take(replace(event, content={**event.content, "expires": expires, "created_ts": 1}))
-    assert driven.session.next_timer_ts_ms == 1000 + 30 * 24 * HOUR_MS
 
 
 def test_a_refreshed_sticky_member_stays_as_old_as_it_is(room, driven):
@@ -292,7 +207,8 @@ def test_a_policy_sees_the_room(room):
     assert driven.take(encryption) == ()
     opened = {**opened, "encryption": {"type": "org.matrix.msc4143.per_member"}}
     assert driven.take(room.event(SLOT_TYPE, opened, 4000, state_key="m.call#ROOM")) == ()
-    (joined,) = driven.take(room.write(room.superset, "join", 5000, encrypted=True))
+    sealed = room.write(room.superset, "join", 5000, encrypted=True, encrypted_by_device_id="DEV")
+    (joined,) = driven.take(sealed)
     assert joined.membership.encrypted
 
 
@@ -488,3 +404,38 @@ def test_a_sticky_membership_with_something_odd(room, change, dialect):
         content[key] = {**content[key], **value} if isinstance(value, dict) else value
     driven.take(replace(event, content=content))
     assert [m.dialect for m in driven.session.members] == ([dialect] if dialect else [])
+
+
+@pytest.mark.parametrize("name", ["AAA", "ZZZ"])
+@pytest.mark.parametrize("dialect", ["d2", "d3", "superset"])
+def test_what_is_of_another_slot_is_not_here(room, driven, name, dialect):
+    own = replace(room.own(), slot=Slot(room_id="!room:hs", name=name))
+    assert driven.take(room.write(getattr(room, dialect), "join", 1000, own)) == ()
+    closed = {"status": "closed", "application": {"type": "m.call"}}
+    assert driven.take(room.event(SLOT_TYPE, closed, 1000, state_key=f"m.call#{name}")) == ()
+    assert driven.session.slot_status is SlotStatus.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "encrypted"),
+    [
+        ("m.room.encryption", "", True),
+        ("m.room.encryption", "x", False),
+        ("m.room.avatar", "", False),
+        ("m.room.topic", "", False),
+    ],
+)
+def test_what_encrypts_a_room(room, driven, kind, key, encrypted):
+    driven.take(room.event(kind, {}, 1000, state_key=key))
+    assert driven.session.room.room_encrypted is encrypted
+
+
+@pytest.mark.parametrize("dialect", ["d3", "superset"])
+def test_redacting_what_was_superseded_changes_nothing(room, driven, dialect):
+    first, second = [room.write(getattr(room, dialect), "join", ts_ms) for ts_ms in (1000, 2000)]
+    driven.take(first)
+    driven.take(second)
+    gone = room.event("m.room.redaction", {}, 3000, redacts=first.event_id)
+    driven.take(gone)
+    (membership,) = driven.session.members
+    assert membership.event_id == second.event_id

@@ -39,6 +39,7 @@ def test_open_and_close():
     assert (opened.type, opened.state_key) == ("org.matrix.msc4143.rtc.slot", "m.call#ROOM")
     assert opened.content == {"status": "open", "application": {"type": "m.call"}}
     closed = close_slot(SLOT, current=opened.content)
+    assert (closed.type, closed.state_key) == (opened.type, opened.state_key)
     assert closed.content == {"status": "closed", "application": {"type": "m.call"}}
     assert read_slot(opened.content, "m.call") is SlotStatus.OPEN
     assert read_slot(closed.content, "m.call") is SlotStatus.CLOSED

@@ -11,6 +11,7 @@ from rtcfoci.core.sticky import (
     MAX_DURATION_MS,
     MAX_HISTORY,
     StickyMap,
+    filing_key,
     read_sticky_key,
     sticky_expires_ts_ms,
 )
@@ -84,6 +85,13 @@ def test_the_last_to_expire_wins_not_the_last_sent():
     assert sticky.add(event("$short", 2000, 60_000), "k", "short", at(2000)) == KEY
     assert sticky.current(KEY).value == "long"
     assert [entry.value for entry in sticky.history(KEY)] == ["long", "short"]
+
+
+def test_when_it_ends_counts_and_not_how_long_it_lasts():
+    sticky = StickyMap()
+    sticky.add(event("$long", 1000, HOUR_MS), "k", "long", at(1000))
+    sticky.add(event("$late", 1000 + HOUR_MS - 10, 11), "k", "late", at(1000))
+    assert sticky.current(KEY).value == "late"
 
 
 def test_equal_expiry_goes_to_the_higher_event_id():
@@ -161,8 +169,33 @@ def test_what_was_dropped_is_forgotten_before_it_expires():
     sticky = StickyMap()
     for n in range(2000):
         sticky.add(event(f"${n:04}", n), "k", n, at(0))
-    assert len(sticky._expiries) < 200
+        assert len(sticky._expiries) <= 2 * len(sticky._key_of) + 65
     assert sticky.next_expiry_ts_ms == HOUR_MS + 2000 - MAX_HISTORY
+
+
+def test_where_nothing_is_dropped_there_is_nothing_to_clear_away():
+    """Which is linear in what is held, so that each event of a large room would cost as much."""
+    sticky = StickyMap()
+    held = sticky._expiries
+    for n in range(500):
+        sticky.add(event(f"${n:04}", n), f"k{n}", n, at(0))
+    assert sticky._expiries is held
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"msc4354_sticky_key": "a", "sticky_key": "b"}, "a"),
+        ({"sticky_key": "a" * 255}, "a" * 255),
+        ({"sticky_key": "a" * 256}, None),
+        ({"sticky_key": 5}, None),
+        ({"sticky_key": None}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_what_an_event_is_filed_under(content, key):
+    assert filing_key(content) == key
 
 
 @given(

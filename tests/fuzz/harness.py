@@ -16,8 +16,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 HARNESSES: dict[str, Harness] = {}
+NOTHING = object()
+"""What is no JSON, decoded."""
 
 
 @dataclass(frozen=True)
@@ -25,42 +28,55 @@ class Harness:
     """One parser under fuzzing."""
 
     name: str
-    run: Callable[[bytes], object]
+    parse: Callable[[Any], object]
+    """Takes what `decode` gives."""
+    decode: Callable[[bytes], object]
     seeds: Callable[[], Iterable[bytes]]
     is_json: bool
     """Whether inputs are JSON, changed as such."""
     about: str
+    module: str
+    """Where it is: a hunt loads no more."""
+    messages: bool
+    """Whether it takes a list of messages, each of which would come in an envelope."""
+
+    def run(self, data: bytes) -> None:
+        """Take an input."""
+        value = self.decode(data)
+        if value is not NOTHING:
+            self.parse(value)
 
 
 def of_bytes(seeds, *, is_json=False):
     """Enter a function of bytes; `is_json` where they are the text of JSON all the same."""
 
-    def enter(run):
-        return _entered(run, run, seeds, is_json)
+    def enter(parse):
+        return _entered(parse, bytes, seeds, is_json)
 
     return enter
 
 
-def of_json(seeds):
+def of_json(seeds, *, messages=False):
     """Enter a function of a decoded JSON value; what is no JSON never comes to its parser."""
 
-    def enter(run):
-        def decoded(data):
-            try:
-                value = json.loads(data)
-            except (ValueError, RecursionError):
-                return None
-            return run(value)
-
-        return _entered(run, decoded, lambda: map(encoded, seeds()), True)
+    def enter(parse):
+        return _entered(parse, decoded, lambda: map(encoded, seeds()), True, messages)
 
     return enter
 
 
-def _entered(run, of_bytes, seeds, is_json):
-    about = (run.__doc__ or "").strip()
-    HARNESSES[run.__name__] = Harness(run.__name__, of_bytes, seeds, is_json, about)
-    return run
+def _entered(parse, decode, seeds, is_json, messages=False):
+    name, about = parse.__name__, (parse.__doc__ or "").strip()
+    place = parse.__module__
+    HARNESSES[name] = Harness(name, parse, decode, seeds, is_json, about, place, messages)
+    return parse
+
+
+def decoded(data):
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return NOTHING
 
 
 def encoded(value):

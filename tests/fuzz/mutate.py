@@ -6,6 +6,7 @@ In: a few random changes of one value. Out: choosing what is changed, and what i
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from random import Random
 
 from tests.fuzz.harness import encoded
@@ -28,7 +29,36 @@ NAMES = (
     "leave_reason", "m.relates_to", "rel_type", "event_id", "sender", "origin_server_ts", "content",
     "rtcfoci.transports", "encryption", "sender_device_id", "bound", "received_ts_ms", "room_id", "events",
     "status", "payload", "seq", "sent_ts_ms", "expires_ts_ms", "attempt", "message_id", "retry_after_ms",
+    "keys", "index", "key", "media_key", "format", "version", "sent_ts", "scope", "m.mentions", "user_ids",
+    "room", "notify_type", "notification_type", "lifetime", "sender_ts", "m.call.intent", "users",
+    "users_default", "events_default", "state_default", "notifications", "room_version",
+    "additional_creators", "livekit_service_url", "livekit_alias", "focus", "method", "versions",
+    "instance", "sdp", "tracks", "mid", "kind", "source", "name", "muted", "need", "audio", "video",
+    "rebuild", "joined_ts_ms", "uris", "ttl", "username", "password", "next_batch", "pos", "timeline",
+    "state", "limited", "to_device", "device_lists", "changed", "left", "delay_id", "delay_ms",
+    "base_url", "access_token", "capabilities", "unstable_features", "saved_ts_ms", "machine", "input",
+    "effect", "raised", "end", "now", "is", "effect_id", "result", "outcome", "policy", "config",
 )  # fmt: skip
+MARKS = (
+    "a=candidate:", "a=end-of-candidates", "a=fingerprint:sha-256 ", "a=max-message-size:", "m=audio 9 ",
+    "m=video 9 ", "m=application 9 ", "v=0", ".local", " typ host", "://", "https://", "wss://",
+    "[::ffff:", "127.0.0.1", "10.0.0.1", "%25", "xn--", '{"stream": [', '{"acknowledged": ', '{"ping": ',
+    '{"pong": ', '{"mute": [',
+)  # fmt: skip
+"""Words of what is no JSON."""
+
+
+def write_dictionary(path: Path) -> None:
+    """Write the words above as libFuzzer reads them."""
+    words = [
+        *NAMES,
+        *(word for word in ODD if isinstance(word, str) and 0 < len(word) < 64),
+        *MARKS,
+    ]
+    quoted = (
+        word.replace("\\", "\\\\").replace('"', '\\"') for word in words if word.isprintable()
+    )
+    path.write_text("".join(f'"{word}"\n' for word in dict.fromkeys(quoted)), encoding="utf-8")
 
 
 def containers(value):

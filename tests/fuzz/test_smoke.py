@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
-from tests.fuzz.harness import Harness
+from tests.fuzz.corpus import kept
 from tests.fuzz.harnesses import HARNESSES
 from tests.fuzz.mutate import mutated
-from tests.fuzz.run import FOUND
 from tests.fuzz.shapes import cost_ns, grown
 
 EVERY = pytest.mark.parametrize("harness", HARNESSES.values(), ids=lambda harness: harness.name)
@@ -20,20 +20,22 @@ MOST_TIMES_AS_LONG = 24
 
 @EVERY
 def test_what_it_begins_with_and_what_broke_it_before(harness):
-    kept = sorted((FOUND / harness.name).glob("*"))
-    for data in [*harness.seeds(), *(path.read_bytes() for path in kept)]:
+    for data in (*harness.seeds(), *kept(harness.name)):
         harness.run(data)
 
 
 def changed(harness, count):
     """Inputs changed and changed again, the same ones each time."""
-    inputs = list(harness.seeds())
+    seeds = list(harness.seeds())
+    inputs = list(seeds)
     for seed in range(count):
-        data = inputs[seed % len(inputs)]
+        place = seed % len(inputs)
+        data = inputs[place]
         new = mutated(data, seed) if harness.is_json else bytes([seed % 5]) + data[seed % 7 :]
         if new is not None:
             yield new
-            inputs[seed % len(inputs)] = new if seed % 16 else data
+            # What is large takes long to change.
+            inputs[place] = new if len(new) < LARGE / 4 else seeds[place]
 
 
 @EVERY
@@ -50,7 +52,7 @@ def test_changed_inputs_find_what_is_planted():
             raise TypeError
 
     harness = HARNESSES["dialects"]
-    planted = Harness("planted", careless, harness.seeds, is_json=True, about="")
+    planted = replace(harness, parse=careless, decode=bytes)
     with pytest.raises(TypeError):
         list(map(planted.run, changed(planted, 20_000)))
 

@@ -136,13 +136,13 @@ class Driver:
         assert "error" not in answer, f"{do}: {answer['error']}\n{self.log_tail()}"
         return answer
 
-    async def until(self, holds, what, timeout_s=60.0):
+    async def until(self, holds, what, timeout_s=60.0, do="look", **fields):
         """Look until it holds; give what was seen then."""
         seen = None
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    seen = await self.ask("look")
+                    seen = await self.ask(do, **fields)
                     if holds(seen):
                         return seen
                     await asyncio.sleep(0.2)

@@ -260,6 +260,14 @@ def test_what_is_written_is_read_as_it_was(tmp_path):
     assert events_of(saved(tmp_path / "room", events)) == events
 
 
+def test_what_is_read_late_is_kept_once_beside_that_it_came(tmp_path):
+    fields = {"received_ts_ms": 5, "sticky_duration_ms": 6, "sticky_ttl_ms": 4}
+    sealed = event("m.room.encrypted", "@a:hs", {}, 1, **fields)
+    read = event(STICKY, "@a:hs", {"x": 1}, 1, **fields, encrypted=True, encrypted_by_device_id="D")
+    given = [sealed, sealed, read, read, sealed]
+    assert events_of(saved(tmp_path / "room", given)) == [sealed, read]
+
+
 def test_a_number_that_json_has_not_spoils_no_file(tmp_path):
     text = saved(tmp_path / "r", [event(STATE, "@a:hs", {"x": float("inf")}, 1, state_key="k")])
     assert events_of(text)[0].content == {"x": None}

@@ -231,6 +231,14 @@ async def test_what_somebody_nests_too_deep_does_not_take_the_rest_with_it(size)
     assert answer.body["deep"][::2] == [1, 2]
 
 
+async def test_a_string_without_an_end_behind_deep_nesting_costs_no_more_than_its_length():
+    raw = b"[" * 5000 + b'"' + b'\\"' * 300_000  # tried from every quote on, it would take minutes
+    server, url, _ = await serve(http(200, raw))
+    async with server, AiohttpRequester(url) as bottom:
+        with pytest.raises(UnreachableError, match="not JSON"):
+            await bottom.request("GET", "/x", {}, None, None, timeout_s=5)
+
+
 async def test_an_address_that_is_none_is_said():
     async with AiohttpRequester("http://[") as bottom:
         with pytest.raises(UnreachableError, match="cannot be reached"):

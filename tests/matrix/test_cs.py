@@ -374,6 +374,7 @@ async def test_a_wait_for_a_limit_ends_when_the_client_is_closed():
         ({"retry-after": "9" * 5000}, {}, 999_999_999_000),
         ({}, {"retry_after_ms": True}, None),
         ({}, {"retry_after_ms": -1}, None),
+        ({}, {"retry_after_ms": 10**400}, 10**12),  # no float holds it
         ({}, [], None),
     ],
 )
@@ -391,6 +392,12 @@ def test_a_refusal_has_three_lines():
     assert broken.what == "The homeserver failed to log in."
     assert (broken.errcode, broken.body) == ("", {})
     assert broken.do
+
+
+def test_of_a_refusal_the_plain_fields_are_kept_without_the_secret():
+    words = {"said": "no d1", "n": 1, "d1": 2, "deep": [[["d1"]]], "more": {"d1": "d1"}}
+    error = refused("cancel it", no(400, "M_UNKNOWN", "about d1", **words), "d1")
+    assert error.body == {"errcode": "M_UNKNOWN", "error": "about ...", "said": "no ...", "n": 1}
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

@@ -92,6 +92,18 @@ async def test_the_first_update_is_the_whole_room_then_pending_messages(reading)
     assert feed.unprimed() == []
 
 
+async def test_what_can_be_read_late_is_told_to_those_who_had_it_sealed(reading):
+    feed = Feed(list)
+    one, other = await reading(feed), await reading(feed, "!other")
+    feed.prime("!r", Snapshot("join", (), (event("$sealed"),)))
+    feed.prime("!other", Snapshot("join"))
+    fresh = await reading(feed)  # its first update will hold what it says
+    feed.late("!r", event("$sealed", n=1))
+    await settle()
+    assert [e.content for u in one.got for e in u.events] == [{}, {"n": 1}]
+    assert (other.ids, fresh.got) == ([], [])
+
+
 async def test_what_the_first_update_held_or_overtook_is_not_told_again(reading):
     feed = Feed(list)
     one = await reading(feed)

@@ -8,7 +8,7 @@ import pydoc
 
 import pytest
 
-from rtcfoci.matrix.olm import NIO_PLACES
+from rtcfoci.matrix.nio_places import NIO_PLACES
 
 PINNED = "0.26.0"
 

@@ -165,7 +165,7 @@ def test_keys_that_are_late_do_not_hold_up_the_room(tmp_path):
             await one.say(two, 0)
             await two.hears(0)
             # From now on bob knows nobody's devices, and the server does not tell him.
-            two.client.encrypter._fresh.clear()
+            two.client.encrypter.devices.doubt_all()
             two.server.refuse(QUERY, count=1000, status=504, errcode="M_UNKNOWN")
             await one.say(two, 1)
             stream = two.client.updates(two.room_id)
@@ -278,7 +278,7 @@ def test_devices_that_are_not_what_they_say_or_are_gone_are_not_believed(tmp_pat
             async def nothing_new(user_id):
                 asked.append(user_id)
 
-            two.client.encrypter._query = nothing_new
+            two.client.encrypter.devices.ask = nothing_new
             # A key that is known, on a device that names another one: refused without asking anybody.
             one.client.encrypter._olm.device_id = "OTHER"
             await one.say(two, 2)
@@ -350,10 +350,10 @@ def test_a_sync_from_the_beginning_trusts_no_keys_of_before(tmp_path):
             await two.hears(1)
             machine, store = two.client.encrypter, two.client.store
             machine.receive(SyncBatch(next_batch=store.next_batch), store)
-            assert one.client.user_id in machine._fresh
+            assert machine.devices.knows(one.client.user_id)
             store.forget_place()
             machine.receive(SyncBatch(next_batch="s0_0_0"), store)
-            assert machine._fresh == set()
+            assert not machine.devices.knows(one.client.user_id)
 
     run(main())
 

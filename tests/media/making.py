@@ -54,6 +54,32 @@ def record_sender(path: Path, signature: Signature, seconds: float = 2.5) -> Pat
     )
 
 
+def record_damaged(path: Path, good: int = 50, damaged: int = 150) -> Path:
+    """Write a film of so many good pictures, and so many behind them that no longer are any."""
+    import av
+
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuvj420p"
+        for i in range(good + damaged):
+            picture = av.VideoFrame(160, 120, "yuvj420p")
+            for plane in picture.planes:
+                plane.update(bytes([i % 256]) * plane.buffer_size)
+            picture.pts = i
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    chunk, left = b"00dc", good + damaged
+    place = data.index(chunk, data.index(b"movi"))
+    while left:
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        if left <= damaged:
+            data = data[: place + 8] + bytes(size) + data[place + 8 + size :]
+        place, left = place + 8 + size + size % 2, left - 1
+    path.write_bytes(data)
+    return path
+
+
 def noisy(frame: VideoFrame, spread: int, seed: int = 1) -> VideoFrame:
     """Add noise of -spread to +spread to every sample."""
     choose = random.Random(seed)

@@ -159,6 +159,22 @@ async def test_an_unwritable_file_is_one_clear_error(tmp_path: Path) -> None:
     assert recorder.dropped >= 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
+async def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    path, errors = tmp_path / "x.mkv", list[MediaError]()
+    path.symlink_to("/dev/full")
+    recorder = Recorder(path, epoch_ns=EPOCH_NS, on_error=errors.append)
+    hub = FrameHub(Kind.VIDEO)
+    recorder.add(hub)
+    for frame in pattern(7, 0, 2):
+        hub.push(frame)
+    await until(lambda: recorder.error is not None)
+    await recorder.aclose()
+    assert errors == [recorder.error]
+    assert "No space left" in errors[0].why
+    assert "room" in errors[0].do
+
+
 async def test_a_slow_disk_costs_frames_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

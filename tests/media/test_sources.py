@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +16,7 @@ from rtcfoci.media.pacing import MAX_LATE_NS, NS, Pacer
 from rtcfoci.media.pattern import Stamp, read
 from rtcfoci.media.sources import LocalSource, PatternSource, SilenceSource, ToneSource
 
-from .making import pattern, record, tone, until
+from .making import pattern, record, record_damaged, tone, until
 
 
 def collect(source: LocalSource, kind: Kind) -> list[tuple[int, Frame]]:
@@ -244,6 +245,38 @@ def test_a_file_whose_media_is_damaged_is_refused(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(MediaError, match="cannot be"):
         probe_file(path)
+
+
+async def test_a_file_that_turns_corrupt_is_an_error_and_not_an_end(tmp_path: Path) -> None:
+    source = FileSource(record_damaged(tmp_path / "x.avi", good=10), loop=True)
+    frames = collect(source, Kind.VIDEO)
+    hub, ended = source.hubs[Kind.VIDEO], threading.Event()
+    hub.when_ended(ended.set)
+    source.start()
+    await until(ended.is_set)
+    assert hub.error is not None
+    assert hub.error is source.error
+    assert "is damaged" in hub.error.what
+    assert hub.error.do
+    assert len(frames) == 10
+
+
+async def test_a_film_with_a_scratch_is_played_to_its_end(tmp_path: Path) -> None:
+    source = FileSource(record_damaged(tmp_path / "x.avi", good=10, damaged=5))
+    hub, ended = source.hubs[Kind.VIDEO], threading.Event()
+    hub.when_ended(ended.set)
+    source.start()
+    await until(ended.is_set)
+    assert hub.error is None
+
+
+async def test_a_device_that_goes_is_an_error() -> None:
+    source = DeviceSource(Kind.AUDIO, driver="lavfi", name="sine=duration=0.2")
+    source.start()
+    await until(lambda: source.hubs[Kind.AUDIO].ended)
+    assert source.hubs[Kind.AUDIO].error is source.error
+    assert source.error is not None
+    assert "gives no more" in source.error.what
 
 
 async def test_a_device_is_read_through_its_driver() -> None:

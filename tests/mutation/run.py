@@ -9,8 +9,8 @@ outside of functions meets those that reach the module or who imports it. Exits 
 of a module's mutants are noticed.
 
 What is known is kept in ~/.cache/rtcfoci/mutation: that a test notices a mutant until the module or the file
-of the test changes, that none does until any test changes. Mutants that equal the original are listed in
-`equal.toml` with the reason, and are not counted; an entry that fits no survivor is said.
+of the test changes, that none does until the module or a test that it meets changes. Mutants that equal the
+original are listed in `equal.toml` with the reason, and are not counted; an entry that fits none is said.
 """
 
 from __future__ import annotations
@@ -50,15 +50,20 @@ class Score:
     equal: int
 
     @property
+    def counted(self) -> int:
+        """How many could be noticed."""
+        return self.noticed + self.survived
+
+    @property
     def share(self) -> float:
-        """Of those that could be noticed."""
-        return self.noticed / ((self.noticed + self.survived) or 1) if self.noticed else 1.0
+        """Of those."""
+        return self.noticed / self.counted if self.counted else 1.0
 
     @property
     def row(self) -> str:
-        """Give the row of the table; numbers as a reader writes them."""
-        counted = self.noticed + self.survived
-        return f"| `{self.module}` | {counted} | {self.noticed} | {self.share:.1%} | {self.equal or ''} |"
+        """Give the row of the table."""
+        name = self.module.removeprefix("rtcfoci/core/")
+        return f"| `{name}` | {self.counted} | {self.noticed} | {self.share:.1%} | {self.equal or ''} |"
 
 
 @cache
@@ -73,32 +78,32 @@ def digest(*paths: Path) -> str:
 class Known:
     """What became of the mutants of one module, in this run and before."""
 
-    def __init__(self, module: Path, tests: list[Test]) -> None:
+    def __init__(self, module: Path) -> None:
         self._file = KNOWN / f"{'.'.join(module.relative_to(ROOT).with_suffix('').parts)}.jsonl"
         self._module = digest(module)
-        self._files = {test.node_id: ROOT / test.file for test in tests}
-        self._all = digest(*sorted(set(self._files.values())))
         lines = self._file.read_text().splitlines() if self._file.exists() else []
         self._kept = {name: entry for name, *entry in map(json.loads, lines)}
 
-    def verdict(self, name: str) -> tuple[bool, bool]:
+    def verdict(self, name: str, meets: list[Test]) -> tuple[bool, bool]:
         """Say whether it is known what became of a mutant, and whether it was noticed."""
         module, test, tests = self._kept.get(name, ("", "", ""))
-        return module == self._module and tests == self._state(test), test is not None
+        return module == self._module and tests == self._state(test, meets), test is not None
 
     def noticer(self, name: str) -> str | None:
         """Name the test that noticed a mutant of this name last; it is likely to again."""
         return self._kept.get(name, ("", None, ""))[1]
 
-    def keep(self, name: str, test: str | None) -> None:
+    def keep(self, name: str, test: str | None, meets: list[Test]) -> None:
         """Note what became of a mutant, at once: a run may be cut off."""
-        self._kept[name] = (self._module, test, self._state(test))
+        self._kept[name] = (self._module, test, self._state(test, meets))
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as log:
             log.write(json.dumps([name, *self._kept[name]]) + "\n")
 
-    def _state(self, test: str | None) -> str:
-        return digest(self._files[test]) if test in self._files else self._all
+    def _state(self, test: str | None, meets: list[Test]) -> str:
+        """Tell what the verdict hangs on: one test, or all that it met."""
+        names = [test] if test else [met.node_id for met in meets]
+        return digest(*sorted({ROOT / name.partition("::")[0] for name in names}))
 
 
 def importers(module: Path) -> set[str]:
@@ -121,6 +126,7 @@ class Choice:
     def __init__(self, module: Path, source: str, trials: Trials) -> None:
         self._file, self._named = str(module), f"test_{module.stem}"
         self._functions = sorted(functions(source))
+        self._callers: dict[tuple[int, int], tuple[list[Test], bool]] = {}
         self._trials, importing = trials, importers(module)
         self._near = [
             test
@@ -133,12 +139,7 @@ class Choice:
         """Give the tests group by group, the likely and quick ones first; and whether it is in a function."""
         line = mutant.place[0]
         inside = [(first, last) for first, body, last in self._functions if body <= line <= last]
-        every, in_function = self._near, False
-        if inside:
-            first, last = inside[-1]
-            calling = [test for test in self._trials.tests if self._calls(test.calls, first, last)]
-            in_function = bool(calling) and not self._calls(self._trials.loading, first, last)
-            every = calling or every
+        every, in_function = self._calling(*inside[-1]) if inside else (self._near, False)
         often = dict(self._noticed.most_common(20))
         known, near, rest = [], [], []
         for test in sorted(every, key=lambda test: (-self._noticed[test.node_id], test.spent_s)):
@@ -146,8 +147,17 @@ class Choice:
             (known if test.node_id == likely else near if is_near else rest).append(test)
         return ([[*known, *near, *rest]] if in_function else [known, near, rest]), in_function
 
-    def _calls(self, calls: Collection[tuple[str, int]], first: int, last: int) -> bool:
-        return any(file == self._file and first <= at <= last for file, at in calls)
+    def _calling(self, first: int, last: int) -> tuple[list[Test], bool]:
+        """Give who calls a function; whether somebody does, and nobody on loading."""
+
+        def calls(seen: Collection[tuple[str, int]]) -> bool:
+            return any(file == self._file and first <= at <= last for file, at in seen)
+
+        if (first, last) not in self._callers:
+            calling = [test for test in self._trials.tests if calls(test.calls)]
+            in_function = bool(calling) and not calls(self._trials.loading)
+            self._callers[first, last] = calling or self._near, in_function
+        return self._callers[first, last]
 
     def learn(self, test: str) -> None:
         """Note that a test noticed a mutant."""
@@ -158,18 +168,20 @@ def score(module: Path, trials: Trials, fresh: bool) -> Score:
     """Try every mutant of a module of which nothing is known; list the survivors."""
     source = module.read_text(encoding="utf-8")
     name = str(module.relative_to(ROOT))
-    known, choice = Known(module, trials.tests), Choice(module, source, trials)
+    known, choice = Known(module), Choice(module, source, trials)
     same = equal(name)
     counts, listed = Counter[str](), set(same)
     for mutant in mutants(source):
-        found, was_noticed = known.verdict(mutant.name)
-        if fresh or not found:
-            groups, inside = choice.of(mutant, known.noticer(mutant.name))
+        groups, inside = choice.of(mutant, known.noticer(mutant.name))
+        meets = [test for group in groups for test in group]
+        is_known, was_noticed = known.verdict(mutant.name, meets)
+        if fresh or not is_known:
             tried = (trials.noticed(module, mutant.code, group, inside=inside) for group in groups)
             test = next((test for test in tried if test is not None), None)
-            known.keep(mutant.name, test)
+            known.keep(mutant.name, test, meets)
             was_noticed = test is not None
-            choice.learn(test or "")
+            if test:
+                choice.learn(test)
         if was_noticed:
             counts["noticed"] += 1
             continue
@@ -183,10 +195,7 @@ def score(module: Path, trials: Trials, fresh: bool) -> Score:
     for change in sorted(listed):
         print(f"  equal.toml: no such mutant of {name} survives: {change}")
     found = Score(name, counts["noticed"], counts["survived"], counts["equal"])
-    print(
-        f"{name}: {found.noticed} of {found.noticed + found.survived}, {found.share:.1%}",
-        flush=True,
-    )
+    print(f"{name}: {found.noticed} of {found.counted}, {found.share:.1%}", flush=True)
     return found
 
 
@@ -210,7 +219,7 @@ def main() -> None:
     trials = Trials()
     scores = [score(module, trials, asked.fresh) for module in modules]
     if asked.table:
-        write([found for found in scores if found.noticed or found.survived])
+        write([found for found in scores if found.counted])
     sys.exit(any(found.share < LEAST for found in scores))
 
 

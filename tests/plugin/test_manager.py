@@ -6,13 +6,10 @@ import types
 from dataclasses import dataclass
 
 import pytest
-from pydantic import BaseModel, ConfigDict, model_validator
 
-from rtcfoci.errors import PluginError, RemoteProtocolError, UsageError
+from rtcfoci.errors import UsageError
 from rtcfoci.plugin import (
-    Backend,
     Capabilities,
-    CliCommand,
     DialectInfo,
     FocusType,
     SelectionPolicyInfo,
@@ -20,6 +17,13 @@ from rtcfoci.plugin import (
     hookimpl,
 )
 from rtcfoci.plugin.manager import PluginInfo, PluginManager
+from tests.plugin.offering import (
+    focus_type,
+    nothing,
+    plugin_of,
+    with_hook,
+    with_plugins,
+)
 
 PLUGIN = """
 from rtcfoci.plugin import Capabilities, FocusType, Topology, hookimpl
@@ -33,81 +37,6 @@ def rtcfoci_focus_types():
 
 def source(type: str = "org.example.one", alias: str = "one", contract: int = 1) -> str:
     return PLUGIN.format(type=type, alias=alias, contract=contract)
-
-
-class ExampleBackend(Backend):
-    async def local_transports(self, advertised):
-        return []
-
-    async def connect(self, key, transport, roles):
-        raise NotImplementedError
-
-
-class NotABackend:
-    pass
-
-
-class Config(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    port: int
-    secret: str = ""
-
-
-class Descriptor(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    type: str
-    url: str
-
-    @model_validator(mode="after")
-    def _careless(self):
-        if self.url == "careless":
-            raise KeyError(self.url)
-        return self
-
-
-def focus_type(type: str = "org.example.here", **changes: object) -> FocusType:
-    here = f"{__name__}:"
-    values = {
-        "type": type,
-        "backend": here + "ExampleBackend",
-        "topology": Topology.ELECTED,
-        "capabilities": Capabilities(data=True),
-        "config_model": here + "Config",
-        "transport_model": here + "Descriptor",
-        **changes,
-    }
-    return FocusType(**values)
-
-
-def nothing():
-    return []
-
-
-def with_hook(name: str, function: object, distribution: str = "") -> PluginManager:
-    """A manager with one plugin that has one hook."""
-    return with_plugins((PluginInfo("example", distribution), plugin_of(**{name: function})))
-
-
-def plugin_of(**hooks: object) -> object:
-    plugin = types.SimpleNamespace()
-    for name, function in hooks.items():
-        setattr(plugin, name, hookimpl(function))
-    return plugin
-
-
-def with_plugins(*plugins: tuple[PluginInfo, object], **options: object) -> PluginManager:
-    manager = PluginManager(**options)
-    for info, plugin in plugins:
-        manager.add(info, lambda found=plugin: found)
-    return manager
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    """Make references to this file's classes resolve, however pytest imported it."""
-    module = types.ModuleType(__name__)
-    module.__dict__.update(globals())
-    monkeypatch.setitem(sys.modules, __name__, module)
 
 
 def only(manager: PluginManager):
@@ -416,88 +345,6 @@ def test_an_unknown_command_suggests(load) -> None:
     with pytest.raises(UsageError) as told:
         load().command("jion")
     assert told.value.do == "did you mean join?"
-
-
-def test_backends_are_created_with_their_configuration() -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type(aliases=("here",))])
-    context = object()
-    backend = manager.create_backend("here", context, {"port": 7})
-    assert isinstance(backend.config, Config)
-    assert backend.config.port == 7
-    assert backend.context is context
-
-
-def test_a_wrong_configuration_is_told_without_its_values() -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type()])
-    with pytest.raises(UsageError) as told:
-        manager.create_backend("org.example.here", object(), {"port": "hunter2", "prot": "hunter2"})
-    assert "port: " in told.value.why
-    assert "prot: " in told.value.why
-    assert told.value.do
-    assert "hunter2" not in str(told.value)
-
-
-def test_a_type_without_configuration_takes_none() -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type(config_model="")])
-    assert manager.create_backend("org.example.here", object()).config is None
-    with pytest.raises(UsageError, match="takes no configuration"):
-        manager.create_backend("org.example.here", object(), {"port": 7})
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"backend": "surely_not_installed:Backend"}, "cannot be loaded"),
-        ({"backend": f"{__name__}:Missing"}, "cannot be loaded"),
-        ({"backend": f"{__name__}:NotABackend"}, "not a subclass"),
-        ({"config_model": f"{__name__}:NotABackend"}, "not a pydantic model"),
-    ],
-)
-def test_broken_references_are_the_plugins_fault(changes, told) -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type(**changes)], "example-dist")
-    with pytest.raises(PluginError, match=told) as error:
-        manager.create_backend("org.example.here", object(), {"port": 7})
-    assert error.value.distribution == "example-dist"
-    checked = manager.check()
-    assert bool(checked.failures) == (told == "cannot be loaded")
-
-
-def test_a_missing_extra_is_named(tmp_path, monkeypatch) -> None:
-    manager = with_hook(
-        "rtcfoci_cli_commands",
-        lambda: [CliCommand(name="x", summary="", run="needs_rich:run")],
-    )
-    (tmp_path / "needs_rich.py").write_text("raise ModuleNotFoundError('none', name='rich.table')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(PluginError) as told:
-        manager.command("x")
-    assert told.value.do == "pip install 'rtcfoci[cli]'"
-
-
-def test_transports_keep_every_key_and_unknown_types_pass() -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type()])
-    raw = {"type": "org.example.here", "url": "x", "org.example.more": [1, {"a": None}]}
-    assert manager.parse_transport(raw).raw == raw
-    foreign = {"type": "org.example.foreign", "anything": 1}
-    assert manager.parse_transport(foreign).raw == foreign
-    assert manager.recognise("org.example.foreign") is None
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {},
-        {"type": 7},
-        {"type": ""},
-        {"type": "org.example.here"},
-        {"type": "org.example.here", "url": "careless"},
-    ],
-)
-def test_malformed_transports_are_refused_with_every_problem(raw) -> None:
-    manager = with_hook("rtcfoci_focus_types", lambda: [focus_type()])
-    with pytest.raises(RemoteProtocolError) as told:
-        manager.parse_transport(raw)
-    assert told.value.problems
 
 
 def test_policies_claimed_twice_load_from_neither() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
 from rtcfoci.testing import Synapse, SynapseOptions
+from tests.media.making import record_damaged
 from tests.system.history import current, is_leave, key, memberships
 from tests.system.participants import Participant, cast
 
@@ -226,3 +228,39 @@ async def test_being_put_out_ends_the_call_with_its_condition(
                 lambda: ann.events("ParticipantLeft", user_id=bob_person.user_id), "sees it", 15
             )
             assert await ann.stop() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
+async def test_a_film_that_turns_corrupt_and_a_full_disk_are_told_and_the_call_goes_on(
+    synapse, people, tmp_path
+):
+    (ann_person, bob_person), room_id = people
+    film = record_damaged(tmp_path / "film.avi")
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    bob_name = bob_person.user_id[1:].partition(":")[0]
+    (folder / f"{bob_name}.mkv").symlink_to("/dev/full")
+    options = ("--source", f"file:{film}", "--record", str(folder), "--record-as-user")
+    async with cast() as started:
+        bob = await join(synapse, bob_person, room_id, tmp_path)
+        started.append(bob)
+        ann = await join(synapse, ann_person, room_id, tmp_path, *options)
+        started.append(ann)
+        await ann.until(
+            lambda: {"source_failed", "recording_failed"} <= ann.conditions(), "says both", 40
+        )
+        causes = {c["code"]: c["cause"] for c in ann.status["conditions"]}
+        assert "is damaged" in causes["source_failed"]
+        assert "No space left" in causes["recording_failed"]
+        await bob.until(
+            lambda: bob.events("TrackMuted", source="camera", muted=True), "is told", 20
+        )
+        for one, other in ((ann, bob_person), (bob, ann_person)):
+            heard = one.frames(other.user_id, "audio")
+            await one.until(
+                lambda one=one, other=other, heard=heard: (
+                    one.frames(other.user_id, "audio") > heard + 50
+                ),
+                "hears on",
+            )
+        assert await ann.stop() == 0

@@ -12,6 +12,7 @@ from rtcfoci.core.lifecycle import LifecycleConfig
 from rtcfoci.media.frames import Kind
 from rtcfoci.plugin.manager import PluginManager
 from rtcfoci.testing import MemoryWorld, Peer, Synapse, SynapseOptions
+from tests.matrix.identities import PublishedKeys
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(150)]
 
@@ -84,7 +85,8 @@ class Party:
         self.stack = contextlib.AsyncExitStack()
         MemoryWorld.named(self.name, fresh=True)
 
-    async def come(self, name, dialect=None):
+    async def come(self, name, dialect=None, *, signed=False, require_trusted=False):
+        """Join; with a device that an identity of its user has signed before, if it is to be."""
         person = await self.server.register(f"{name}-{self.name}", "password")
         token = person.access_token
         if self.room_id is None:
@@ -93,6 +95,10 @@ class Party:
             await self.server.join_room(token, self.room_id)
         client = await rtcfoci.connect(self.server.base_url, token=token, encrypted=True)
         self.stack.push_async_callback(client.aclose)
+        if signed:
+            identity = PublishedKeys(person.user_id)
+            await identity.publish(self.server, person, "password")
+            await identity.sign_device(self.server, person)
         call = await self.stack.enter_async_context(
             rtcfoci.join(
                 client,
@@ -100,6 +106,7 @@ class Party:
                 foci=[self.focus],
                 dialect=dialect,
                 lifecycle=LIFECYCLE,
+                require_trusted=require_trusted,
                 plugins=self.plugins,
             )
         )
@@ -131,6 +138,31 @@ async def test_media_flows_when_the_keys_have_come_over_olm(synapse, dialect):
             assert guest.call.metrics["keys_sent"] == guest.call.metrics["keys_received"] == 1
             await guest.is_well()
         assert ann.security == ["bound"]
+
+
+async def test_where_trust_is_required_only_cross_signed_devices_get_and_give_keys(synapse):
+    async with Party(synapse) as party:
+        ann = await party.come("ann", require_trusted=True)
+        good = await party.come("bob", signed=True)
+        bad = await party.come("cem")
+        await ann.hears(good)
+        await good.hears(ann)
+        await bad.hears(good)
+
+        def told():
+            return [(c.code, c.subject) for c in ann.call.conditions]
+
+        expected = ("device_untrusted", str(bad.call.member))
+        await ann.until(lambda: expected in told(), timeout_s=WAIT_S)
+        await ann.until(lambda: ann.call.metrics["keys_refused.untrusted"], timeout_s=WAIT_S)
+        assert ann.security == ["trusted", "bound"]
+        assert not ann.holds(bad)
+        assert not bad.holds(ann)
+        trusted = {p.member: p.trusted for p in ann.call.participants}
+        assert trusted == {good.call.member: True, bad.call.member: False}
+        await bad.leave()
+        await ann.until(lambda: not told(), timeout_s=WAIT_S)
+        await good.is_well()
 
 
 async def test_a_leave_rotates(synapse):

@@ -23,6 +23,7 @@ from rtcfoci_livekit_auth.endpoints import Endpoints
 from rtcfoci_livekit_auth.granting import Granting
 from rtcfoci_livekit_auth.guard import Outgoing
 from rtcfoci_livekit_auth.limits import Gate, Handler, Heads
+from rtcfoci_livekit_auth.observing import observing
 from rtcfoci_livekit_auth.openid import OpenId
 from rtcfoci_livekit_auth.settings import Settings
 from rtcfoci_livekit_auth.sfus import Sfus
@@ -30,6 +31,7 @@ from rtcfoci_livekit_auth.webhooks import ParticipantEvent
 
 if TYPE_CHECKING:
     from rtcfoci_livekit_auth.appservice.behind import BehindHomeserver
+    from rtcfoci_livekit_auth.metrics import Metrics
 
 __all__ = ["READY", "RUNNER", "build_app"]
 
@@ -45,13 +47,20 @@ READY = web.AppKey("ready", asyncio.Event)
 
 def build_app(settings: Settings) -> web.Application:
     """Make the service; it connects to what it needs when it is started."""
-    app = web.Application()
+    metrics = _metrics(settings)
+    app = web.Application(middlewares=[observing(metrics.answered if metrics else None)])
+    if metrics is not None:
+        from rtcfoci_livekit_auth.metrics import METRICS
+
+        app[METRICS] = metrics
     app[READY] = asyncio.Event()
-    app.cleanup_ctx.append(lambda app: _life(app, settings))
+    app.cleanup_ctx.append(lambda app: _life(app, settings, metrics))
     return app
 
 
-async def _life(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+async def _life(
+    app: web.Application, settings: Settings, metrics: Metrics | None
+) -> AsyncIterator[None]:
     outgoing = Outgoing(settings)
     discovery = Discovery(settings, outgoing)
     sfus = Sfus(settings, outgoing.sfu_session())
@@ -79,9 +88,10 @@ async def _life(app: web.Application, settings: Settings) -> AsyncIterator[None]
 
     if behind is not None:
         behind.endpoints(granting, gate, heads, delayed_events).add_routes(app.router)
-    Endpoints(
+    openid = OpenId(outgoing, discovery, tries=settings.policy.lookup_tries)
+    endpoints = Endpoints(
         settings=settings,
-        openid=OpenId(outgoing, discovery, tries=settings.policy.lookup_tries),
+        openid=openid,
         granting=granting,
         sfus=sfus,
         gate=gate,
@@ -89,7 +99,17 @@ async def _life(app: web.Application, settings: Settings) -> AsyncIterator[None]
         on_event=on_event,
         is_ready=app[READY].is_set,
         check_joined=behind.check_joined if behind and settings.policy.check_membership else None,
-    ).add_routes(app.router)
+    )
+    endpoints.add_routes(app.router)
+    if metrics is not None:
+        metrics.watch_leaves(delegations)
+        metrics.watch_kinds("openid_lookups", openid.lookups)
+        metrics.watch_kinds("rooms", granting.rooms)
+        metrics.watch_kinds("webhooks", endpoints.webhooks)
+        metrics.watch_kinds("rate_limited", gate.refused)
+        if behind is not None:
+            leavers = behind.leavers
+            metrics.watch_removed(lambda: leavers.removed)
     running: list[asyncio.Task[None]] = []
     try:
         await delegations.start()
@@ -105,6 +125,15 @@ async def _life(app: web.Application, settings: Settings) -> AsyncIterator[None]
         if behind is not None:
             await behind.leavers.stop()
         await outgoing.aclose()
+
+
+def _metrics(settings: Settings) -> Metrics | None:
+    """Count for Prometheus where the operator has given it a place to ask."""
+    if settings.metrics_bind is None:
+        return None
+    from rtcfoci_livekit_auth.metrics import Metrics
+
+    return Metrics()
 
 
 def _behind(

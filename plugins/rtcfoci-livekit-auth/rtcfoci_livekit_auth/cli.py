@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "registration": ("print the homeserver's registration file", "appservice.registration:main"),
     "init": ("write a matching configuration for all programs involved", "setup.command:main"),
     "check-config": ("say what is wrong in the configuration", "setup.check:main"),
+    "openapi": ("print a description of all endpoints", "openapi:main"),
     "doctor": ("check a live deployment from outside, hop by hop", "doctor.command:main"),
 }
 """Summary and `module:function` of every command."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import posixpath
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import dumps
 
 from aiohttp import web
@@ -64,6 +64,10 @@ class Endpoints:
     is_ready: Callable[[], bool]
     check_joined: Callable[[str, str], Awaitable[None]] | None = None
     """Refuses a user who is not in a Matrix room; None where nobody can say."""
+    webhooks: dict[str, int] = field(
+        default_factory=lambda: {"heard": 0, "of no use": 0, "refused": 0}
+    )
+    """How many webhooks came, by what came of them."""
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Mount everything; exact paths, and what is left."""
@@ -141,9 +145,11 @@ class Endpoints:
             )
             event = read_webhook(body, request.headers.get("Authorization", ""), self.sfus.minters)
         except (Refusal, WebhookRefused) as error:
+            self.webhooks["refused"] += 1
             _LOG.warning("a webhook was not accepted: %s", error)
             refused = self.settings.policy.webhook_refusals_shown
             return web.Response(status=401 if refused else 200)
+        self.webhooks["of no use" if event is None else "heard"] += 1
         if event is not None:
             self.on_event(event)
         return web.Response()

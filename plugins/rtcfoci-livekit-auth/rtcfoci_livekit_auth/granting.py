@@ -85,6 +85,8 @@ class Granting:
         self._discovery = discovery
         self._keeper = keeper
         self._ttl_s = policy.token_ttl_s
+        self.rooms: dict[str, int] = {"made": 0, "failed": 0}
+        """How many rooms were asked of the SFU, by what came of it."""
         self._grants = {
             may_publish: Grants(
                 can_publish=may_publish,
@@ -125,7 +127,9 @@ class Granting:
         """
         try:
             await sfu.service.create_room(alias)
+            self.rooms["made"] += 1
         except SfuError as error:
+            self.rooms["failed"] += 1
             _LOG.error("no room on the SFU: %s", error)
             raise Refusal(500, "M_UNKNOWN", "Unable to create room on SFU") from None
 

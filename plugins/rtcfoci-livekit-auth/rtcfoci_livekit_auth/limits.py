@@ -68,6 +68,8 @@ class Gate:
         self._address = Rate(limits.per_address)
         self._server = Rate(limits.per_server)
         self._user = Rate(limits.per_user)
+        self.refused: dict[str, int] = {"address": 0, "server": 0, "user": 0}
+        """How many were refused, by the rate that they exceeded."""
 
     def admit(self, request: web.BaseRequest) -> None:
         """Pass, or refuse a client's address.
@@ -78,7 +80,7 @@ class Gate:
             address = client_address(
                 request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._proxies
             )
-            _passed(self._address.wait_s(address))
+            self._pass("address", self._address.wait_s(address))
 
     def ask(self, server_name: str) -> None:
         """Pass, or refuse to ask a server once more.
@@ -86,7 +88,7 @@ class Gate:
         :raises Refusal: 429, with the time to wait.
         """
         if self._on:
-            _passed(self._server.wait_s(server_name))
+            self._pass("server", self._server.wait_s(server_name))
 
     def serve(self, user_id: str) -> None:
         """Pass, or refuse a user.
@@ -94,14 +96,13 @@ class Gate:
         :raises Refusal: 429, with the time to wait.
         """
         if self._on:
-            _passed(self._user.wait_s(user_id))
+            self._pass("user", self._user.wait_s(user_id))
 
-
-def _passed(wait_s: float) -> None:
-    if wait_s > 0:
-        raise Refusal(
-            429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=math.ceil(wait_s * 1000)
-        )
+    def _pass(self, rate: str, wait_s: float) -> None:
+        if wait_s > 0:
+            self.refused[rate] += 1
+            wait_ms = math.ceil(wait_s * 1000)
+            raise Refusal(429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=wait_ms)
 
 
 def client_address(peer: str, forwarded: Iterable[str], proxies: tuple[Network, ...]) -> str:

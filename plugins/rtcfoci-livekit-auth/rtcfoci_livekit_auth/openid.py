@@ -45,6 +45,8 @@ class OpenId:
         self._outgoing = outgoing
         self._discovery = discovery
         self._tries = tries
+        self.lookups: dict[str, int] = {"accepted": 0, "refused": 0, "unavailable": 0}
+        """How many tokens were looked up, by what came of it."""
 
     async def user_id(self, access_token: str, server_name: str) -> str:
         """Give the user whom a token stands for.
@@ -53,11 +55,18 @@ class OpenId:
         """
         for left in reversed(range(self._tries)):
             try:
-                return await self._ask(access_token, server_name)
+                user_id = await self._ask(access_token, server_name)
+            except Unauthorised:
+                self.lookups["refused"] += 1
+                raise
             except _Unavailable as error:
                 if not left:
+                    self.lookups["unavailable"] += 1
                     raise Unauthorised(f"{server_name}: {error}") from None
                 await asyncio.sleep(_PAUSE_S)
+            else:
+                self.lookups["accepted"] += 1
+                return user_id
         raise AssertionError("unreachable")
 
     async def _ask(self, access_token: str, server_name: str) -> str:

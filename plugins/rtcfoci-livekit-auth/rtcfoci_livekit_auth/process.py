@@ -12,12 +12,16 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from rtcfoci.errors import UsageError
-from rtcfoci_livekit_auth.settings import Settings
+from rtcfoci_livekit_auth.logs import loop_failed, set_up
+from rtcfoci_livekit_auth.settings import Bind, Settings
+
+if TYPE_CHECKING:
+    from aiohttp.web import AppRunner
 
 __all__ = ["main", "serve"]
 
@@ -50,23 +54,38 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(loop_failed)
     await runner.setup()
+    told: AppRunner | None = None
     try:
-        site = web.TCPSite(runner, settings.bind_host, settings.bind_port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            raise UsageError(
-                f"{settings.bind_host or ''}:{settings.bind_port} cannot be bound",
-                why=error.strerror or str(error),
-                do="end what listens there, or set LIVEKIT_JWT_BIND to another address",
-            ) from None
-        _LOG.info("listening on %s:%d", settings.bind_host or "*", settings.bind_port)
+        if settings.metrics_bind is not None:
+            from rtcfoci_livekit_auth.metrics import METRICS, metrics_app
+
+            told = web.AppRunner(metrics_app(app[METRICS]), access_log=None)
+            await told.setup()
+            await _listen(told, settings.metrics_bind, "RTCFOCI_AUTH_METRICS_BIND")
+        await _listen(runner, Bind(settings.bind_host, settings.bind_port), "LIVEKIT_JWT_BIND")
         await stop.wait()
         _LOG.info("ending: requests and leaves under way have %g s", settings.drain_s)
         app[READY].clear()
     finally:
         await runner.cleanup()
+        if told is not None:
+            await told.cleanup()
+
+
+async def _listen(runner: AppRunner, bind: Bind, variable: str) -> None:
+    from aiohttp.web import TCPSite
+
+    try:
+        await TCPSite(runner, bind.host, bind.port, backlog=1024).start()
+    except OSError as error:
+        raise UsageError(
+            f"{bind.host or ''}:{bind.port} cannot be bound",
+            why=error.strerror or str(error),
+            do=f"end what listens there, or set {variable} to another address",
+        ) from None
+    _LOG.info("listening on %s:%d (%s)", bind.host or "*", bind.port, variable)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,7 +101,8 @@ def main(argv: Sequence[str]) -> int:
         )
     settings = Settings.read()
     _take_what_is_there()
-    _log_to_stderr(settings)
+    set_up(level=settings.log_level, form=settings.log_format)
+    _introduce(settings)
     with suppress(ImportError):  # not on every platform
         import uvloop
 
@@ -104,13 +124,7 @@ def _take_what_is_there() -> None:
     os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
 
 
-def _log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level={"warn": "WARNING"}.get(settings.log_level, settings.log_level.upper()),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    logging.getLogger("aiohttp.server").addFilter(_quoting_nothing)
+def _introduce(settings: Settings) -> None:
     for warning in settings.warnings:
         _LOG.warning("%s", warning)
     _LOG.info(
@@ -121,11 +135,3 @@ def _log_to_stderr(settings: Settings) -> None:
         settings.appservice.server_name if settings.appservice else "off",
         settings.verify_tls,
     )
-
-
-def _quoting_nothing(record: logging.LogRecord) -> bool:
-    """Leave out what a client sent, of which aiohttp's errors about malformed requests quote a part."""
-    if record.exc_info and record.exc_info[0] is not None:
-        record.msg = f"a request could not be handled: {record.exc_info[0].__name__}"
-        record.args, record.exc_info = (), None
-    return True

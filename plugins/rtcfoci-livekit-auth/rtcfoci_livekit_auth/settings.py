@@ -12,18 +12,27 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rtcfoci_livekit_auth.delegation.model import DelegationSettings
 from rtcfoci_livekit_auth.environment import Environment, Network, SettingsError
+from rtcfoci_livekit_auth.logs import FORMATS
 from rtcfoci_livekit_auth.policies import POLICIES, Policy
 
-__all__ = ["Appservice", "Limits", "Settings", "SettingsError", "SfuSettings"]
+__all__ = ["Appservice", "Bind", "Limits", "Settings", "SettingsError", "SfuSettings"]
 
 _SKIP_VERIFY = "YES_I_KNOW_WHAT_I_AM_DOING"
 _PREFIX = "RTCFOCI_AUTH_"
 
 V = TypeVar("V", Policy, DelegationSettings)
+
+
+class Bind(NamedTuple):
+    """Where to listen."""
+
+    host: str | None
+    """None: every address, IPv4 and IPv6."""
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +106,9 @@ class Settings:
     membership_interval_s: int
     """How often members on the SFU are compared with the Matrix room; 0: never."""
     log_level: str
+    log_format: str
+    metrics_bind: Bind | None
+    """Where Prometheus may ask; None: nowhere."""
     verify_tls: bool
     ca_file: Path | None
     """Certificates of a private authority, trusted beside the system's."""
@@ -120,7 +132,7 @@ class Settings:
         """
         env = Environment(os.environ if environment is None else environment)
         warnings: list[str] = []
-        host, port = _bind(env, warnings)
+        bind = _bind(env, warnings)
         state_file, required = _state_file(env)
         policy = _policy(env)
         appservice = _appservice(env)
@@ -128,8 +140,8 @@ class Settings:
             policy=policy,
             sfus=_sfus(env),
             full_access=_full_access(env),
-            bind_host=host,
-            bind_port=port,
+            bind_host=bind.host,
+            bind_port=bind.port,
             client_urls=_client_urls(env, appservice, warnings),
             federation_urls=_urls(env, _PREFIX + "FEDERATION_URL_OVERRIDES", warnings),
             redis_url=env.text("LIVEKIT_REDIS_URL") or None,
@@ -143,6 +155,8 @@ class Settings:
                 "LIVEKIT_MEMBERSHIP_CHECK_INTERVAL_SECONDS", 60 if policy.kick_leavers else 0
             ),
             log_level=_log_level(env, warnings),
+            log_format=env.choice(_PREFIX + "LOG_FORMAT", FORMATS),
+            metrics_bind=_address(env, _PREFIX + "METRICS_BIND"),
             verify_tls=env.text("LIVEKIT_INSECURE_SKIP_VERIFY_TLS") != _SKIP_VERIFY,
             ca_file=_ca_file(env),
             allow_networks=env.networks(_PREFIX + "ALLOW_NETWORKS"),
@@ -269,7 +283,7 @@ def _full_access(env: Environment) -> frozenset[str]:
     return frozenset(words)
 
 
-def _bind(env: Environment, warnings: list[str]) -> tuple[str | None, int]:
+def _bind(env: Environment, warnings: list[str]) -> Bind:
     bind, port = env.text("LIVEKIT_JWT_BIND"), env.text("LIVEKIT_JWT_PORT")
     if bind and port:
         raise SettingsError(
@@ -280,14 +294,22 @@ def _bind(env: Environment, warnings: list[str]) -> tuple[str | None, int]:
     if port:
         warnings.append("LIVEKIT_JWT_PORT is deprecated: set LIVEKIT_JWT_BIND to :" + port)
         bind = ":" + port
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]*)):([0-9]{1,5})", bind or ":8080")
+    return _parsed_bind("LIVEKIT_JWT_BIND", bind or ":8080")
+
+
+def _address(env: Environment, name: str) -> Bind | None:
+    return _parsed_bind(name, env.text(name)) if env.has(name) else None
+
+
+def _parsed_bind(name: str, text: str) -> Bind:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
     if not found or int(found[3]) > 65535:
         raise SettingsError(
-            "LIVEKIT_JWT_BIND",
-            f"{bind!r} is not of the form ADDRESS:PORT",
+            name,
+            f"{text!r} is not of the form ADDRESS:PORT",
             do="write :8080 for every address, or 127.0.0.1:8080, or [::1]:8080",
         )
-    return found[1] or found[2] or None, int(found[3])
+    return Bind(found[1] or found[2] or None, int(found[3]))
 
 
 def _urls(env: Environment, name: str, warnings: list[str]) -> dict[str, str]:

@@ -79,8 +79,11 @@ class Deployment:
         self.password_file = folder / "password"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def write(self) -> None:
-        """Let `init` write everything."""
+    def write(self, *more: str) -> None:
+        """Let `init` write everything.
+
+        :param more: options beside those that put everything on loopback.
+        """
         pem = str(self.folder / "server-1.pem")
         options = {
             "out": self.files,
@@ -97,7 +100,7 @@ class Deployment:
             "ca-file": self.ca_file,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        assert init(arguments, io.StringIO()) == 0
+        assert init([*arguments, *more], io.StringIO()) == 0
 
     @property
     def synapse_options(self) -> SynapseOptions:

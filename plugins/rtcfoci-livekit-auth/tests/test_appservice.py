@@ -2,67 +2,23 @@
 
 import asyncio
 import json
-import re
 from contextlib import asynccontextmanager
-from urllib.parse import unquote
 
 import jwt
 import pytest
 import yaml
-from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from asking import GET_TOKEN, Member, hashed
-from fakes import Authority, Homeserver, Host, Sfu
+from fakes import Authority, Host, Sfu
+from knowing import AS_TOKEN, HS_TOKEN, KnowingHomeserver
 from rtcfoci_livekit_auth.app import build_app
 from rtcfoci_livekit_auth.appservice import registration
 from rtcfoci_livekit_auth.settings import Settings
 
-AS_TOKEN, HS_TOKEN = "as-secret-token", "hs-secret-token"
 CLIENT = "/_matrix/client/v1/rtc/livekit/"
 UNSTABLE = "/_matrix/client/unstable/io.element.msc4195/rtc/livekit/"
 FEDERATION = "/_matrix/federation/v1/rtc/livekit/"
 ROOM = "!room:example.org"
-
-
-class KnowingHomeserver(Homeserver):
-    """A homeserver that answers its application service."""
-
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.joined = set()
-        self.delayed = {}
-        self.elsewhere = []
-        self.relayed = {"status": 200, "content": {"jwt": "their-token"}}
-        self.down = False
-
-    async def _handle(self, request):
-        path = request.raw_path.partition("?")[0]
-        is_joined = re.fullmatch(
-            r"/_matrix/client/unstable/io\.element\.msc4502/rooms/([^/]+)/is_joined", path
-        )
-        delayed = re.fullmatch(
-            r"/_matrix/client/unstable/org\.matrix\.msc4140/delayed_events/([^/]+)", path
-        )
-        proxy = path == "/_matrix/client/unstable/io.element.msc4512/appservice/fed_proxy"
-        if not (is_joined or delayed or proxy):
-            return await super()._handle(request)
-        if request.headers.get("Authorization") != f"Bearer {AS_TOKEN}":
-            self.violations.add(f"{path}: not as the application service")
-        if self.down:
-            return web.json_response({"errcode": "M_UNKNOWN"}, status=500)
-        if is_joined:
-            who = request.query.get("mxid") or request.query["server_name"]
-            return web.json_response({"joined": (who, unquote(is_joined[1])) in self.joined})
-        if delayed:
-            found = self.delayed.get((request.query.get("user_id"), delayed[1]))
-            if found is None:
-                return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
-            return web.json_response({"delay_id": delayed[1], **found})
-        self.elsewhere.append(await request.json())
-        if isinstance(self.relayed, int):
-            code = "IO.ELEMENT.MSC4512.M_FEDPROXY_CONNECTION_FAILED"
-            return web.json_response({"errcode": code, "error": "?"}, status=self.relayed)
-        return web.json_response(self.relayed)
 
 
 class Surroundings:

@@ -5,6 +5,7 @@ Runs in virtual time; the homeserver, the SFU and the store answer as told.
 
 import asyncio
 import logging
+from dataclasses import asdict
 from itertools import pairwise
 
 import pytest
@@ -333,7 +334,9 @@ async def test_stopping_sends_what_is_being_sent_and_keeps_the_rest():
     await world.connect(0, 1)
     world.there.discard("user0")
     world.delegations.handle(event("left", 0, reason="PARTICIPANT_REMOVED"))
+    before_s = world.clock.s
     await world.delegations.stop(drain_s=5)
+    assert world.clock.s - before_s < 1
     assert [call[1:] for call in world.calls if call[1] == "send"] == [("send", "secret0")]
     assert set(world.store.records) == {leave_of(1).key}
     assert world.store.records[leave_of(1).key].phase is Phase.CONNECTED
@@ -401,6 +404,73 @@ async def test_a_leave_that_another_replica_took_over_is_not_sent():
         assert world.store.told[-1]["identity"] == "user0"
     finally:
         type(world.store).shared = False
+
+
+@in_virtual_time
+async def test_jobs_of_another_replica_are_taken_up_and_given_away():
+    world = World(CAREFUL)
+    await world.delegations.start()
+    now_ms = world.clock.ts_ms
+    record = Record(
+        leave=leave_of(), restarted_ts_ms=now_ms, created_ts_ms=now_ms, phase=Phase.CONNECTED
+    )
+    world.delegations.adopt([record])
+    world.delegations.adopt([record])
+    assert world.delegations.counts.adopted == 1
+    assert [kept.leave for kept in world.delegations.kept_again()] == [leave_of()]
+    world.delegations.heard({"kind": "left", "of a newer version": 1})
+    world.delegations.heard(asdict(event("left", reason="PARTICIPANT_REMOVED")))
+    await asyncio.sleep(1)
+    assert len(world.times("send")) == 1
+    world.delegations.adopt([record])
+    world.delegations.lost([record.leave.key, ("nobody", "here")])
+    assert len(world.delegations) == 0
+    world.delegations.adopt([record])
+    world.delegations.lost(None)
+    assert len(world.delegations) == 0
+    await asyncio.sleep(1)
+    assert len(world.calls) == 1
+
+
+@in_virtual_time
+async def test_what_the_original_drops_when_it_restores_is_deleted():
+    record = Record(leave=leave_of(), restarted_ts_ms=0, created_ts_ms=0)
+    world = World(records=[record])
+    await world.delegations.start()
+    assert len(world.delegations) == 0
+    assert world.store.records == {}
+
+
+@in_virtual_time
+async def test_a_refused_leave_does_not_end_the_one_before_it():
+    world = World(CAREFUL)
+    await world.delegations.start()
+    await world.delegations.add(leave_of())
+    await world.connect(0)
+    world.store.broken = True
+    with pytest.raises(NotStored):
+        await world.delegations.add(leave_of(delay_id="newer"))
+    assert world.store.records[leave_of().key].leave.delay_id == "secret0"
+    assert len(world.delegations) == 1
+
+
+@in_virtual_time
+async def test_an_sfu_that_hangs_or_breaks_is_no_answer():
+    world = World(CAREFUL)
+
+    async def hang(room, identity):
+        await asyncio.sleep(3600)
+
+    async def fail(room, identity):
+        raise RuntimeError("secret0")
+
+    await world.delegations.start()
+    for n, answer in enumerate((hang, fail)):
+        world.is_there = answer
+        await world.delegations.add(leave_of(n))
+        await asyncio.sleep(20)
+        assert len(world.delegations) == n + 1
+    assert not world.calls
 
 
 @in_virtual_time

@@ -417,6 +417,12 @@ def test_an_intentional_leave_while_waiting_is_sent_at_once():
     assert Send in play.kinds
 
 
+def test_an_intentional_leave_of_an_unknown_time_is_this_ones():
+    play = Play(CAREFUL)
+    play.left()
+    assert play.state is State.CHECKING
+
+
 def test_the_leave_of_an_earlier_job_is_not_this_ones():
     play = Play(CAREFUL)
     play.left(created_ts_ms=EPOCH_MS - 2000)

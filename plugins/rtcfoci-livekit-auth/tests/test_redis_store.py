@@ -281,3 +281,21 @@ async def test_a_redis_that_forgot_everything_is_told_again(server, monkeypatch)
         one.watcher.records = [record_of(1)]
         await server.flushdb()
         await until(lambda: server.hlen("lk-jwt:jobs"))
+
+
+async def test_jobs_given_to_us_in_an_answer_that_was_lost_are_asked_for_again(server, monkeypatch):
+    async with Replica(server, "one") as one, Replica(server, "two") as two:
+        await one.store.save(record_of(1), new=True)
+        ask, lost = two.store._ask, []
+
+        async def lose_the_first(call):
+            answer = await ask(call)
+            if isinstance(answer, list) and len(answer) == 3 and not lost:
+                lost.append(answer)
+                raise OSError("no answer in time")
+            return answer
+
+        monkeypatch.setattr(two.store, "_ask", lose_the_first)
+        await one.crash()
+        await until(lambda: two.watcher.adopted == [record_of(1)])
+        assert lost

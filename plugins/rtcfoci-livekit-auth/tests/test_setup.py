@@ -106,6 +106,30 @@ def test_values_of_another_form_are_refused(tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
+def behind(folder):
+    written(folder, "--appservice")
+    registration = yaml.safe_load((folder / "livekit-auth-registration.yaml").read_text())
+    return *parts(folder), registration
+
+
+def test_what_init_writes_for_an_application_service_fits_together(tmp_path):
+    environment, livekit, synapse, registration = behind(tmp_path)
+    assert list(faults(environment, livekit, synapse, registration)) == []
+    settings = Settings.read(environment)
+    assert settings.appservice.as_token == registration["as_token"]
+    assert settings.appservice.server_name == "example.org"
+    file = tmp_path / "livekit-auth-registration.yaml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert synapse["app_service_config_files"] == [str(file)]
+    assert synapse["matrix_rtc"]["transports"][0]["url"] == environment["LIVEKIT_URL"]
+
+
+def test_the_registration_may_be_elsewhere(tmp_path):
+    written(tmp_path, "--registration-file", "/etc/synapse/calls.yaml")
+    _, _, synapse = parts(tmp_path)
+    assert synapse["app_service_config_files"] == ["/etc/synapse/calls.yaml"]
+
+
 def env(name, value):
     def change(environment, livekit, synapse):
         environment[name] = value
@@ -125,6 +149,66 @@ def hs(*path, value):
         _set(synapse, path, value)
 
     return change
+
+
+def reg(*path, value):
+    return lambda environment, livekit, synapse, registration: _set(registration, path, value)
+
+
+PROXY_URL = "io.element.msc4512.proxy_url"
+SCOPES = "io.element.msc4502.scopes"
+IS_JOINED = "urn:matrix:client:io.element.msc4502:rooms:is_joined"
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (env("LIVEKIT_AS_TOKEN", "other"), ["registration_token"]),
+        (env("LIVEKIT_HS_TOKEN", "other"), ["registration_token"]),
+        (env("LIVEKIT_AS_TOKEN", ""), ["settings"]),
+        (env("LIVEKIT_HS_SERVER_NAME", "example.com"), ["server_name_differs"]),
+        (env("LIVEKIT_JWT_BIND", "127.0.0.1:8081"), ["registration_proxy_url"]),
+        (
+            reg(PROXY_URL, value="http://service.example.org/livekit/jwt"),
+            ["registration_proxy_url"],
+        ),
+        (reg(PROXY_URL, value=None), ["registration_proxy_url"]),
+        (reg(PROXY_URL, value="http://service.example.org:9"), []),
+        (reg("io.element.msc4512.proxy_prefix", value="rtc"), ["registration_prefix"]),
+        (reg("org.matrix.msc4512.proxy_url", value="http://x"), ["registration_key"]),
+        (reg(SCOPES, value=[]), ["registration_scopes"]),
+        (reg(SCOPES, value=[IS_JOINED, "other"]), ["registration_scopes"]),
+        (
+            reg("namespaces", value={"users": [{"regex": "@bot:.*"}, {"regex": "("}, 1]}),
+            ["registration_users"],
+        ),
+        (reg("namespaces", value={"users": [{"regex": "@.*:example.org"}]}), []),
+        (hs("app_service_config_files", value=[]), ["appservice_not_named"]),
+        (hs("experimental_features", "msc4512_enabled", value=False), ["appservice_off"]),
+        (hs("experimental_features", "msc4502_enabled", value=False), ["appservice_off"]),
+        (hs("server_name", value="example.com"), ["no_full_access", "server_name_differs"]),
+    ],
+)
+def test_an_introduction_that_does_not_fit_is_named(tmp_path, change, codes):
+    given = behind(tmp_path)
+    with_registration = change.__code__.co_argcount == 4
+    change(*given[: 4 if with_registration else 3])
+    found = list(faults(*given))
+    assert [fault.code for fault in found] == codes
+    assert all(fault.what and fault.remedy and fault.where for fault in found)
+
+
+def test_a_registration_that_the_service_knows_nothing_of(tmp_path):
+    environment, livekit, synapse, registration = behind(tmp_path)
+    environment = {
+        name: v for name, v in environment.items() if "_AS_" not in name and "_HS_" not in name
+    }
+    found = faults(environment, livekit, synapse, registration)
+    assert [fault.code for fault in found] == ["appservice_unset"]
+    del registration["url"]
+    environment = environment_of(tmp_path)
+    found = faults(environment, livekit, synapse, registration)
+    assert [fault.code for fault in found] == ["registration_url"]
 
 
 def _set(tree, path, value):
@@ -195,3 +279,22 @@ def test_files_that_are_none(tmp_path, text):
     with pytest.raises(UsageError) as caught:
         check(["--livekit", str(path)], io.StringIO())
     assert caught.value.do
+
+
+def test_the_command_reads_a_registration_that_the_environment_names(tmp_path):
+    environment, _, _, registration = behind(tmp_path)
+    file = tmp_path / "livekit-auth-registration.yaml"
+    registration[PROXY_URL] = "http://127.0.0.1:1"
+    file.write_text(yaml.safe_dump(registration))
+    env_file = tmp_path / "other.env"
+    kept = {
+        name: v
+        for name, v in environment.items()
+        if name not in ("LIVEKIT_AS_TOKEN", "LIVEKIT_HS_TOKEN")
+    }
+    kept["LIVEKIT_AS_REGISTRATION_FILE"] = str(file)
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in kept.items()))
+    out = io.StringIO()
+    assert check(["--env-file", str(env_file)], out) == 1
+    assert "FAIL registration: io.element.msc4512.proxy_url" in out.getvalue()
+    assert registration["as_token"] not in out.getvalue()

@@ -20,6 +20,9 @@ from fakes import Service
 from fakes.service import free_port
 from livekit.protocol.rtc import LeaveRequest, SignalRequest
 from rtcfoci_livekit_auth.appservice.registration import registration
+from rtcfoci_livekit_auth.doctor.sfu import joined
+from rtcfoci_livekit_auth.doctor.verdicts import Case
+from rtcfoci_livekit_auth.doctor.web import Web
 
 from rtcfoci.testing import Synapse, SynapseOptions
 from tests.interop.tools import livekit_server
@@ -40,8 +43,9 @@ SLOT = "m.call#ROOM"
 class Home:
     """One home: who is registered here publishes on the SFU here."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, interval_s: int):
         self.folder = folder
+        self.interval_s = interval_s
         folder.mkdir()
         self.sfu_port, self.key, self.secret = free_port(), "key", secrets.token_hex(32)
         self.sfu_url = f"ws://127.0.0.1:{self.sfu_port}"
@@ -66,7 +70,7 @@ class Home:
             "LIVEKIT_FULL_ACCESS_HOMESERVERS": self.synapse.server_name,
             "LIVEKIT_AS_REGISTRATION_FILE": str(self.registration),
             "LIVEKIT_HS_SERVER_NAME": self.synapse.server_name,
-            "LIVEKIT_MEMBERSHIP_CHECK_INTERVAL_SECONDS": "1",
+            "LIVEKIT_MEMBERSHIP_CHECK_INTERVAL_SECONDS": str(self.interval_s),
             "LIVEKIT_LOG_LEVEL": "debug",
             "RTCFOCI_AUTH_HOMESERVER_URL": self.synapse.base_url,
             "RTCFOCI_AUTH_POLICY": "msc4195",
@@ -141,7 +145,8 @@ class Home:
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("homes")
-    made = [Home(folder / "one"), Home(folder / "two")]
+    # In the second, who left is found when they connect, or never.
+    made = [Home(folder / "one", interval_s=1), Home(folder / "two", interval_s=0)]
 
     async def each(what):
         await asyncio.gather(*(what(home) for home in made))
@@ -151,7 +156,9 @@ def homes(tmp_path_factory):
         made[0].alice, made[0].eve = (
             asyncio.run(made[0].synapse.register(name, "secret")) for name in ("alice", "eve")
         )
-        made[1].bob = asyncio.run(made[1].synapse.register("bob", "secret"))
+        made[1].bob, made[1].carol = (
+            asyncio.run(made[1].synapse.register(name, "secret")) for name in ("bob", "carol")
+        )
         yield made
     finally:
         asyncio.run(each(Home.stop))
@@ -267,3 +274,35 @@ async def test_who_leaves_the_room_leaves_the_call(homes, room_id):
         assert not alice.closed
         await alice.ping()
     assert json.dumps(bobs["jwt"]) not in one.service.output()
+
+
+async def test_who_left_the_room_does_not_get_into_the_call(homes, room_id):
+    from rtcfoci_livekit_auth.doctor.ice import Link
+
+    one, home = homes
+    await home.synapse.join_room(home.carol.access_token, room_id, via=one.synapse.server_name)
+    _, bobs = await home.get_token(home.bob, room_id)
+    _, carols = await home.get_token(home.carol, room_id, member_id="m2")
+    path = f"/_matrix/client/v3/rooms/{quote(room_id)}/leave"
+    await home.synapse.checked("POST", path, token=home.bob.access_token, body={})
+
+    async def is_sent_away(granted, within_s):
+        """Connect, media and all, and wait until LiveKit ends it."""
+        case = Case(web=web, server_name="", sfu_url=home.sfu_url, jwt=granted["jwt"])
+        async with joined(case) as participant:
+            link = Link(participant)
+            try:
+                assert await link.up(20)
+                async with asyncio.timeout(within_s):
+                    async for message in participant.messages():
+                        if message.HasField("leave"):
+                            return True
+                return True
+            except TimeoutError:
+                return False
+            finally:
+                await link.close()
+
+    async with Web() as web:
+        assert await is_sent_away(bobs, 20)
+        assert not await is_sent_away(carols, 1.5)

@@ -96,8 +96,8 @@ class Assembly:
             self._highest = part.number - 1
             self._after = self._end = part.number
         number = nearest(part.number, self._highest)
-        if abs(number - self._highest) > _LEAP:
-            # A leap or a sender that started anew: nothing that is here fits to it.
+        if abs(number - self._highest) > _LEAP or len(self._missing) > _LEAP:
+            # A leap, or many; or a sender that started anew: nothing that is here fits to it.
             self._parts.clear()
             self._missing.clear()
             self._start, self._after, self._end = None, number, number

@@ -131,6 +131,16 @@ def test_whatever_comes_memory_is_bounded(stream: list[tuple[int, int, bool, boo
         assert len(asked.numbers) <= 64
 
 
+def test_many_holes_in_a_moment_cost_no_more_than_one() -> None:
+    """Each packet leaves out 200: what is missing is gone through with every packet."""
+    assembly = Assembly()
+    for count in range(300):
+        part = Part(200 * count & 0xFFFF, 7, False, count % 9 == 0, b"x", 0)
+        assembly.put(part, count / 10_000)
+        assembly.requests(count / 10_000)
+        assert len(assembly._missing) <= 512
+
+
 def test_a_picture_that_never_ends_is_given_up() -> None:
     assembly = Assembly()
     for number in range(5 * MOST_PARTS):

@@ -20,7 +20,10 @@ STICKY = "org.matrix.msc4143.rtc.member"
 """The only two types it reads; the stable names are read by nobody yet."""
 _DEFAULT_EXPIRES_MS = 4 * 3600 * 1000
 _LEFT = frozenset({"slot_id", "msc4354_sticky_key"})
-_USER_ID = re.compile(r"@[^\n\r\u2028\u2029]+:[^\n\r\u2028\u2029]")
+_USER_ID = re.compile(
+    r"(?:\A|[\n\r\u2028\u2029])[^@\n\r\u2028\u2029]*+@[^\n\r\u2028\u2029]+:[^\n\r\u2028\u2029]"
+)
+"""`@.+:.+` of JavaScript, tried once in a line and not from every @ on."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 

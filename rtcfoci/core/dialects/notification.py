@@ -26,6 +26,8 @@ __all__ = [
     "MAX_LIFETIME_MS",
     "NOTIFICATION_TYPES",
     "NOTIFY_TYPES",
+    "READ_FIELDS",
+    "RING_TYPES",
     "Decline",
     "Notification",
     "NotificationKind",
@@ -41,6 +43,12 @@ NOTIFICATION_TYPES = ("org.matrix.msc4075.rtc.notification", "m.rtc.notification
 NOTIFY_TYPES = ("org.matrix.msc4075.call.notify", "m.call.notify")
 """Read only: no client sends them since 2025."""
 DECLINE_TYPES = ("org.matrix.msc4310.rtc.decline", "m.rtc.decline")
+RING_TYPES = frozenset((*NOTIFICATION_TYPES, *NOTIFY_TYPES, *DECLINE_TYPES))
+READ_FIELDS = (
+    "slot_id", "notification_type", "notify_type", "application", "call_id", "m.mentions", "m.relates_to",
+    "sender_ts", "lifetime", "m.call.intent", *KEY_FIELDS,
+)  # fmt: skip
+"""All that is read of the content, of any generation."""
 MAX_LIFETIME_MS = 120_000
 """No notification counts for longer (MSC4075)."""
 DEFAULT_LIFETIME_MS = 90_000
@@ -80,6 +88,8 @@ class Notification:
     sticky_key: str | None = None
     intent: str = ""
     """`audio`, `video`, or whatever the sender means to use."""
+    device_id: str | None = None
+    """The device of its sender that encrypted it, checked; None when it came in clear, or is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,7 @@ def read_notification(
         membership_id=membership_id,
         sticky_key=sticky_key,
         intent=intent or "",
+        device_id=event.encrypted_by_device_id,
     )
 
 
@@ -262,10 +273,10 @@ def _expires_ts_ms(event: RoomEvent, said_ts_ms: int) -> int:
     comes back from the dead on a device that starts anew.
     """
     heard_ts_ms = event.received_ts_ms
-    if event.sticky_duration_ms is None and event.sticky_ttl_ms is None:
+    if event.sticky_duration_ms is None:
         return min(said_ts_ms, heard_ts_ms + MAX_LIFETIME_MS)
     sticky_ts_ms = sticky_expires_ts_ms(event)
-    if event.sticky_ttl_ms is not None and event.sticky_duration_ms is not None:
+    if event.sticky_ttl_ms is not None:
         duration_ms = max(0, min(event.sticky_duration_ms, MAX_DURATION_MS))
         heard_ts_ms = min(heard_ts_ms, sticky_ts_ms - duration_ms)
     return min(said_ts_ms, heard_ts_ms + MAX_LIFETIME_MS, sticky_ts_ms)

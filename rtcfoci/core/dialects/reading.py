@@ -1,12 +1,14 @@
 """Careful reading: values out of hostile JSON, with every problem noted and nothing raised.
 
-In: the limits, `Reading`, and `Known`: what a dialect does not know of an event is written again untouched.
+In: the limits, `Reading`, `Known` (what a dialect does not know of an event is written again untouched),
+and `same_text` and `same_object`, by which a thousand members say the same thing in the same memory.
 Out: what the values mean (the dialects, one module each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeGuard
 
 from rtcfoci.core.model import JsonObject, Transport
@@ -20,6 +22,8 @@ __all__ = [
     "Known",
     "Reading",
     "is_shallow",
+    "same_object",
+    "same_text",
 ]
 
 MAX_DEPTH = 32
@@ -38,18 +42,24 @@ _MAX_SAFE_INTEGER = 2**53 - 1
 
 
 def is_shallow(content: JsonObject) -> bool:
-    """Tell whether a decoded JSON object is nested no deeper than `MAX_DEPTH`, without recursion."""
-    level: list[object] = [content]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for value in level
-            for item in (value.values() if isinstance(value, dict) else value)  # type: ignore[attr-defined]
-            if isinstance(item, _CONTAINERS)
-        ]
-        if not level:
-            return True
-    return False
+    """Tell whether a decoded JSON object is nested no deeper than `MAX_DEPTH`."""
+    return _fits(content, MAX_DEPTH)
+
+
+def _fits(container: JsonObject | Sequence[object], levels: int) -> bool:
+    """Tell whether a container is of so many levels at most; recursion ends there, too."""
+    for item in container.values() if isinstance(container, dict) else container:
+        if isinstance(item, _CONTAINERS) and (levels == 1 or not _fits(item, levels - 1)):
+            return False
+    return True
+
+
+# A thousand members say the same few things: what is equal is kept once.
+same_text: Callable[[str], str] = lru_cache(maxsize=256)(str)
+"""Give the one text for all that are equal."""
+same_object: Callable[..., JsonObject] = lru_cache(maxsize=256)(dict)
+"""Give the one object for all that have equal texts, by name; never written to."""
+_same_texts: Callable[[Sequence[str]], tuple[str, ...]] = lru_cache(maxsize=256)(tuple)
 
 
 class Known:
@@ -69,13 +79,23 @@ class Known:
 
     def more(self, content: JsonObject) -> JsonObject:
         """Give what of an event is not known."""
-        more: dict[str, object] = {}
-        if not content.keys() <= self.keys:
-            more = {key: content[key] for key in content if key not in self.keys}
+        beside, within = self.beside(content), self.within(content)
+        return {**beside, **within} if beside or within else same_object()
+
+    def beside(self, content: JsonObject) -> JsonObject:
+        """Give the fields of an event that are not known."""
+        if content.keys() <= self.keys:
+            return same_object()
+        return {key: content[key] for key in content if key not in self.keys}
+
+    def within(self, content: JsonObject) -> JsonObject:
+        """Give the objects that are known of an event, with the fields in there that are not."""
+        more: JsonObject = same_object()
         for key, inner in self.objects.items():
             value = content.get(key)
             if isinstance(value, dict) and not value.keys() <= inner:
-                more[key] = {name: value[name] for name in value if name not in inner}
+                unknown = {name: value[name] for name in value if name not in inner}
+                more = {**more, key: unknown}
         return more
 
     def with_more(self, content: dict[str, object], more: JsonObject) -> dict[str, object]:
@@ -233,7 +253,7 @@ class Reading:
                 self.problem(
                     "wrong_type", f"{self._at}{name or key} has an item that is not a string"
                 )
-        return tuple(found)
+        return _same_texts(tuple(found))
 
     def items(
         self, source: JsonObject, key: str, name: str = "", *, most: int = MAX_ITEMS

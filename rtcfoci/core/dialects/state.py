@@ -18,7 +18,7 @@ from rtcfoci.core.dialects import (
     checked_transports,
     is_livekit,
 )
-from rtcfoci.core.dialects.reading import Known, Reading
+from rtcfoci.core.dialects.reading import Known, Reading, same_object, same_text
 from rtcfoci.core.model import (
     FocusSelection,
     JsonObject,
@@ -59,6 +59,7 @@ _KNOWN = Known(
     focus_active=("type", "focus_selection"),
 )  # fmt: skip
 """All other top-level keys are the application's."""
+_OLDEST = "oldest_membership"
 _FOREIGN = Problem("foreign_state_key", "the state key names another user")
 _OTHER_GENERATIONS = frozenset({"memberships", "m.calls", "session", "leave_reason"})
 """Keys of D1, D0 and D4, which share the event type. Beside `application` they mean nothing."""
@@ -71,7 +72,7 @@ def state_member_id(user_id: str, device_id: str) -> str:
 
 def slot_id_of(application: str, call_id: str) -> str:
     """Build the slot id of a call id: `""` stands for `ROOM`, and only in `m.call`."""
-    return f"{application}#{call_id or ('ROOM' if application == 'm.call' else '')}"
+    return same_text(f"{application}#{call_id or ('ROOM' if application == 'm.call' else '')}")
 
 
 def is_foreign(event: RoomEvent) -> bool:
@@ -88,12 +89,13 @@ def lifespan(
     Gives (began, ends), and both as claimed where that is something else.
     """
     origin_ts_ms = event.origin_server_ts_ms
+    earliest_ts_ms = origin_ts_ms - MAX_AGE_MS
+    latest_ts_ms = min(origin_ts_ms, event.received_ts_ms) + MAX_AGE_MS
     claimed = (created_ts_ms, expires_ts_ms)
-    believed = (
-        min(origin_ts_ms, max(created_ts_ms, origin_ts_ms - MAX_AGE_MS)),
-        min(expires_ts_ms, min(origin_ts_ms, event.received_ts_ms) + MAX_AGE_MS),
-    )
-    return believed, None if believed == claimed else claimed
+    if earliest_ts_ms <= created_ts_ms <= origin_ts_ms and expires_ts_ms <= latest_ts_ms:
+        return claimed, None
+    began_ts_ms = min(origin_ts_ms, max(created_ts_ms, earliest_ts_ms))
+    return (began_ts_ms, min(expires_ts_ms, latest_ts_ms)), claimed
 
 
 class StateDialect:
@@ -118,8 +120,7 @@ class StateDialect:
         focus_active = content.get("focus_active")
         selection = focus_active.get("focus_selection") if isinstance(focus_active, dict) else None
         # Whatever is not D2's, an unknown selection included, is read as D3.
-        oldest = selection == FocusSelection.OLDEST_MEMBERSHIP.value
-        return oldest == (self._selection is FocusSelection.OLDEST_MEMBERSHIP)
+        return (selection == _OLDEST) == (self._selection_name == _OLDEST)
 
     def parse(self, event: RoomEvent, room_id: str) -> Parsed:
         """Turn the event into a membership, a leave, or all its problems."""
@@ -149,8 +150,7 @@ class StateDialect:
         created = event.origin_server_ts_ms if created_ts_ms is None else created_ts_ms
         expires = created + (DEFAULT_EXPIRES_MS if expires_ms is None else expires_ms)
         (believed_from, believed_until), claims = lifespan(event, created, expires)
-        more = dict(_KNOWN.more(content))
-        focus_more = more.pop("focus_active", None)
+        beside = _KNOWN.beside(content)
         membership = Membership(
             member=Member(user_id=event.sender, device_id=device_id, member_id=member_id),
             slot_id=slot_id_of(application, call_id),
@@ -158,7 +158,9 @@ class StateDialect:
             can_subscribe=can_subscribe,
             focus_selection=self._selection,
             # Deployed clients lay the application's own data flat among the rest.
-            application={**more, "type": application},
+            application={**beside, "type": application}
+            if beside
+            else same_object(type=application),
             created_ts_ms=believed_from,
             expires_ts_ms=believed_until,
             dialect=self.name,
@@ -168,7 +170,7 @@ class StateDialect:
             extended=len(others),
             claims=claims,
             claimed_id=None if claimed_id == member_id else claimed_id,
-            more={} if focus_more is None else {"focus_active": focus_more},
+            more=_KNOWN.within(content),
         )
         return Problems((_FOREIGN,), otherwise=membership) if foreign else membership
 

@@ -8,10 +8,11 @@ Out: what tells the generations apart (`d5`, `superset`), and which event of a k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from rtcfoci.core.dialects import Leave, OwnEvent, OwnMembership, Parsed, Problems
-from rtcfoci.core.dialects.reading import Known, Reading
+from rtcfoci.core.dialects.reading import Known, Reading, same_object, same_text
 from rtcfoci.core.model import (
     FocusSelection,
     JsonObject,
@@ -33,8 +34,7 @@ KEY_FIELDS = ("msc4354_sticky_key", "sticky_key")
 _BARE_LEAVE = frozenset({*KEY_FIELDS, "slot_id"})
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What a generation says in its own way."""
 
     dialect: str
@@ -90,6 +90,8 @@ class StickyDialect(ABC):
         member_id = None
         if member is not None:
             member_id = reading.string(member, "id", "member.id", empty=True)
+            if member_id == key:
+                member_id = key  # one text for both: the event is filed under it
         if _leaves(content):
             if member is not None and member.get("user_id", event.sender) != event.sender:
                 reading.problem("foreign_user", "member.user_id is not the sender")
@@ -98,8 +100,8 @@ class StickyDialect(ABC):
             return Leave(
                 dialect="D7", reason=_reason(content), otherwise=self._otherwise(event, room_id)
             )
-        said = self.said(event, member, reading)
-        device_id, encrypted_by = said.device_id, event.encrypted_by_device_id
+        dialect, device_id, transports, can_subscribe = self.said(event, member, reading)
+        encrypted_by = event.encrypted_by_device_id
         if device_id is None:
             device_id = encrypted_by
         elif encrypted_by is not None and device_id != encrypted_by:
@@ -114,18 +116,18 @@ class StickyDialect(ABC):
             return Problems(tuple(reading.problems))
         return Membership(
             member=Member(user_id=event.sender, device_id=device_id, member_id=member_id or ""),
-            slot_id=slot_id or "",
-            transports=said.transports,
-            can_subscribe=said.can_subscribe,
+            slot_id=same_text(slot_id or ""),
+            transports=transports,
+            can_subscribe=can_subscribe,
             focus_selection=FocusSelection.OWN,
-            application=application,
+            application=application if len(application) > 1 else same_object(type=kind or ""),
             # Of this event alone: the session keeps the time of the first of its chain.
             created_ts_ms=event.origin_server_ts_ms,
             expires_ts_ms=sticky_expires_ts_ms(event),
-            dialect=said.dialect,
+            dialect=dialect,
             event_id=event.event_id,
             room_id=room_id,
-            encrypted=event.encrypted,
+            encrypted=event.encrypted and encrypted_by is not None,
             more=self._more(content),
         )
 

@@ -6,28 +6,36 @@ import pytest
 
 from rtcfoci.core.dialects import js_sdk, ruma
 from rtcfoci.core.dialects.js_sdk import STATE, STICKY
+from tests.core.wire import off_the_wire
 
 USER = "@u:hs"
 FOCUS = {"type": "livekit", "livekit_service_url": "https://sfu.hs", "livekit_alias": "!r:hs"}
-D3 = {
+D3 = off_the_wire({
     "application": "m.call", "call_id": "", "scope": "m.room", "device_id": "DEV", "expires": 1000,
     "focus_active": {"type": "livekit", "focus_selection": "multi_sfu"}, "foci_preferred": [FOCUS],
-}  # fmt: skip
-D6 = {
+})  # fmt: skip
+D6 = off_the_wire({
     "application": {"type": "m.call"}, "slot_id": "m.call#ROOM", "versions": [], "msc4354_sticky_key": "i",
     "transports": {"published": [FOCUS], "can_subscribe": []},
     "member": {"id": "i", "user_id": USER, "device_id": "DEV"},
-}  # fmt: skip
-D1 = {
+})  # fmt: skip
+D1 = off_the_wire({
     "application": "m.call", "call_id": "", "scope": "m.room", "device_id": "DEV", "expires": 1000,
     "membershipID": "x", "foci_active": [FOCUS],
-}  # fmt: skip
+})  # fmt: skip
 GONE = object()
+
+
+def test_a_user_id_of_nothing_but_signs_costs_no_more_than_its_length():
+    signs = "@" * 1_000_000  # searched from every sign on, it would take hours
+    content = put(D6, "member/user_id", signs)
+    assert js_sdk.refusals(content, STICKY, signs) == ["member.user_id is not the sender"]
 
 
 def put(content, path, value):
     """The content with one value at a path of keys changed, or taken away."""
     key, _, rest = path.partition("/")
+    value = off_the_wire(value)
     changed = dict(content)
     if rest:
         changed[key] = put(changed[key], rest, value)
@@ -70,7 +78,7 @@ def test_what_of_state_the_sdk_refuses(path, values, about):
         ("slot_id", (GONE, None, 5), "slot_id"),
         ("slot_id", ("m.call", "x#ROOM", "m.call#a#b", ""), "slot_id"),
         ("member", (GONE, None, [], "x"), "member"),
-        ("member/user_id", (GONE, None, 5, "@v:hs", ""), "member.user_id"),
+        ("member/user_id", (GONE, None, 5, "@a:hs", "@v:hs", ""), "member.user_id"),
         ("member/device_id", (GONE, None, 5), "member.device_id"),
         ("member/id", (GONE, None, 5), "member.id"),
         ("transports/published", (GONE, None, {}, [None], [{}], [{"type": 5}]), "published"),
@@ -85,6 +93,7 @@ def test_what_of_state_the_sdk_refuses(path, values, about):
             "m.relates_to",
         ),
         ("m.relates_to", ({"event_id": "$e", "rel_type": "m.thread"},), "m.relates_to"),
+        ("m.relates_to", ({"event_id": "$e", "rel_type": "m.annotation"},), "m.relates_to"),
     ],
 )
 def test_what_of_sticky_events_the_sdk_refuses(path, values, about):
@@ -112,26 +121,28 @@ def test_a_user_must_look_like_one(sender):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "about"),
     [
-        {},
-        {"slot_id": "x"},
-        {"slot_id": "x", "msc4354_sticky_key": "i"},
-        {"memberships": []},
-        {"application": "m.call"},
-        {"application": "m.call", "msc4354_sticky_key": "i"},
-        put(D3, "application", GONE),
+        ({}, "a leave"),
+        ({"slot_id": "x"}, "a leave"),
+        ({"slot_id": "x", "msc4354_sticky_key": "i"}, "a leave"),
+        ({"memberships": []}, "no application"),
+        ({"application": "m.call"}, "nothing but application"),
+        ({"application": "m.call", "msc4354_sticky_key": "i"}, "nothing but application"),
+        (put(D3, "application", GONE), "no application"),
     ],
 )
-def test_what_the_sdk_does_not_look_into(content):
+def test_what_the_sdk_does_not_look_into(content, about):
     for kind in (STATE, STICKY):
-        assert len(js_sdk.refusals(content, kind, USER)) == 1
+        (why,) = js_sdk.refusals(content, kind, USER)
+        assert about in why
 
 
 @pytest.mark.parametrize("kind", ["m.call.member", "m.rtc.member", "x" * 1000])
 def test_other_types_are_not_read(kind):
-    for why in (*js_sdk.refusals(D3, kind, USER), *ruma.absences(D3, kind, USER)):
-        assert "does not read" in why
+    for found in (js_sdk.refusals(D3, kind, USER), ruma.absences(D3, kind, USER)):
+        (why,) = found
+        assert f"does not read {kind[:80]}" in why
         assert len(why) < 200
 
 
@@ -142,6 +153,8 @@ def test_other_types_are_not_read(kind):
         ("m.call", "ROOM", "ROOM"),
         ("m.call", "x", "x"),
         ("org.example", "", ""),
+        ("a.example", "", ""),
+        ("a.example", "x", "x"),
         ("org.example", "ROOM", "ROOM"),
         ("m.call", "a#b", None),
         ("a#b", "", None),
@@ -201,7 +214,7 @@ def test_the_end_in_the_arithmetic_of_javascript(created, expires, ends):
 
 
 def test_ruma_finds_whom_is_sent():
-    assert ruma.absences(D3, STATE, "_@u:hs_DEV_m.call") == []
+    assert ruma.absences(D3, off_the_wire(STATE), "_@u:hs_DEV_m.call") == []
     assert ruma.call_members(D3) == [D3]
     two = {"memberships": [D1, {**D1, "scope": "m.user"}, {**D1, "device_id": "B"}]}
     assert ruma.absences(two, STATE, USER) == []
@@ -211,16 +224,17 @@ def test_ruma_finds_whom_is_sent():
 @pytest.mark.parametrize(
     ("path", "values", "about"),
     [
-        ("application", (GONE, None, 5, "x"), "application"),
+        ("application", (GONE, None, 5, "a", "x"), "application"),
         ("call_id", (GONE, None, 5), "call_id"),
         ("scope", (GONE, None, 5), "scope"),
         ("scope", ("m.user", ""), "scope"),
         ("device_id", (GONE, None, 5), "device_id"),
         ("expires", (GONE, None, "1", -1, 1.5, 2**53, True), "expires"),
         ("created_ts", ("1", -1, 1.5, 2**53, True), "created_ts"),
-        ("focus_active/type", (GONE, None, "x"), "focus_active.type"),
+        ("focus_active/type", (GONE, None, "a", "x"), "focus_active.type"),
         ("focus_active/focus_selection", (GONE, None, 5), "focus_selection"),
         ("foci_preferred", (GONE, None, {}, [{}], [FOCUS, {"type": "x"}], [5]), "foci_preferred"),
+        ("foci_preferred", ([put(FOCUS, "type", "a")], [put(FOCUS, "type", "x")]), "LiveKit"),
         ("foci_preferred", ([put(FOCUS, "livekit_alias", GONE)],), "livekit_alias"),
         ("foci_preferred", ([put(FOCUS, "livekit_service_url", 5)],), "livekit_service_url"),
     ],
@@ -231,6 +245,8 @@ def test_what_ruma_takes_for_an_empty_event(path, values, about):
         assert about in why
     assert ruma.absences(put(D3, "foci_preferred", []), STATE, USER) == []
     assert ruma.absences({**D3, "created_ts": None}, STATE, USER) == []
+    for time_ms in (0, 2**53 - 1):
+        assert ruma.absences({**D3, "created_ts": time_ms, "expires": time_ms}, STATE, USER) == []
 
 
 def test_one_bad_entry_empties_the_event():
@@ -273,7 +289,8 @@ def test_an_event_may_list_nobody():
         ("@u", None),
         ("@u:", None),
         ("@u:h s", None),
-        (f"@{'u' * 300}:hs", None),
+        (f"@{'u' * 251}:hs", f"@{'u' * 251}:hs"),
+        (f"@{'u' * 252}:hs", None),
     ],
 )
 def test_whom_a_state_key_names(key, owner):

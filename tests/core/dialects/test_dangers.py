@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from rtcfoci.core.dialects.dangers import dangers
 from rtcfoci.core.problems import KINDS, About
+from tests.core.wire import off_the_wire
 
 STATE, STICKY = "org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member"
 LIVEKIT = {"type": "livekit", "livekit_service_url": "https://sfu.hs", "livekit_alias": "!r:hs"}
@@ -39,10 +40,21 @@ def without(content, key):
     ],
 )
 def test_what_crashes_is_named(event_type, content, codes):
-    found = dangers(content, event_type)
+    found = dangers(off_the_wire(content), off_the_wire(event_type))
     assert [problem.code for problem in found] == codes
     assert all(KINDS[problem.code].about is About.DANGEROUS for problem in found)
     assert all("crashes" in problem.message for problem in found)
+
+
+def test_of_members_that_follow_the_oldest_only_the_oldest_crashes():
+    for selection, told in (("oldest_membership", True), ("multi_sfu", False)):
+        content = {
+            **D3,
+            "foci_preferred": [],
+            "focus_active": off_the_wire({"type": "livekit", "focus_selection": selection}),
+        }
+        (problem,) = dangers(content, STATE)
+        assert ("once it is the oldest member" in problem.message) == told
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,9 @@ def test_what_crashes_is_named(event_type, content, codes):
     [
         ({"expires": 2**31}, None),
         ({"expires": "14400000"}, None),
+        ({"expires": "5"}, None),
         ({"expires": "soon"}, None),
+        ({"created_ts": 2**53, "expires": 1000}, None),
         ({"expires": {}}, 5),
         ({"created_ts": 5, "expires": 2**31}, None),
         ({"created_ts": 10**400, "expires": 1}, None),
@@ -86,7 +100,11 @@ def test_an_old_membership_may_have_grown():
         (STATE, {**D3, "expires": 2**31 - 1}),
         (STATE, {**D3, "created_ts": 10**12, "expires": 2**31 - 1}),
         (STATE, {**D3, "created_ts": 0, "expires": 0}),
+        (STATE, {**D3, "created_ts": 2**53 - 1, "expires": 1000}),
+        # Nobody looks there for the end of a sticky membership:
+        (STICKY, {**D6, "expires": 2**40}),
         # In another slot:
+        (STATE, {**D3, "call_id": "A", "foci_preferred": []}),
         (STATE, {**D3, "call_id": "other", "foci_preferred": []}),
         # Ignored, and so without effect:
         (STATE, {**D3, "foci_preferred": [{}], "focus_active": {"type": "livekit"}}),
@@ -105,7 +123,7 @@ def test_an_old_membership_may_have_grown():
     ],
 )
 def test_what_does_not_is_let_alone(event_type, content):
-    assert dangers(content, event_type) == []
+    assert dangers(off_the_wire(content), off_the_wire(event_type)) == []
 
 
 json_values = st.recursive(

@@ -10,14 +10,14 @@ import pytest
 
 from rtcfoci.core.dialects import Leave, Memberships, Problems, parse_event
 from rtcfoci.core.dialects.d0 import D0
-from rtcfoci.core.dialects.d1 import D1, MAX_MEMBERSHIPS
+from rtcfoci.core.dialects.d1 import D1
 from rtcfoci.core.dialects.d2 import D2
 from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.dialects.d4 import D4
 from rtcfoci.core.dialects.d5 import D5
 from rtcfoci.core.dialects.reading import MAX_DEPTH, MAX_PROBLEMS, is_shallow
 from rtcfoci.core.dialects.superset import Superset
-from rtcfoci.core.model import Membership, RoomEvent
+from rtcfoci.core.model import FocusSelection, Membership, RoomEvent
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
 DIALECTS = (D0(), D1(), D2(), D3(), D4(), D5(), Superset())
@@ -78,11 +78,73 @@ def test_vector(case):
     ]
 
 
+def test_which_generations_are_sticky_events():
+    assert [dialect.name for dialect in DIALECTS if dialect.sticky] == ["D5", "D6/D7"]
+
+
 @pytest.mark.parametrize("case", VECTORS["leaves"], ids=lambda case: case["name"])
 def test_leave(case):
     leave = parse_event(DIALECTS, event_of(case), ROOM)
     assert isinstance(leave, Leave)
     assert leave.reason == case["reason"]
+
+
+@pytest.mark.parametrize("dialect", [D1(), D2(), D3(), D4()], ids=lambda dialect: dialect.name)
+def test_emptied_state_is_a_leave_of_every_generation(dialect):
+    case = VECTORS["cases"][1]
+    event = event_of({**case, "type": dialect.event_types[0]}, content={})
+    assert dialect.reads(event)
+    assert isinstance(dialect.parse(event, ROOM), Leave)
+
+
+@pytest.mark.parametrize(
+    ("selection", "read_as"),
+    [
+        ("multi_sfu", FocusSelection.OWN),
+        ("oldest_membership", FocusSelection.OLDEST_MEMBERSHIP),
+        ("another", FocusSelection.OLDEST_MEMBERSHIP),
+    ],
+)
+def test_a_draft_of_no_end_claims_none_and_selects_as_it_says(selection, read_as):
+    case = VECTORS["cases"][8]
+    focus_active = {"type": "livekit", "focus_selection": selection}
+    content = json.loads(json.dumps({**case["content"], "focus_active": focus_active}))
+    parsed = parse_event(DIALECTS, event_of(case, content=content), ROOM)
+    assert isinstance(parsed, Membership)
+    assert (parsed.dialect, parsed.claims, parsed.focus_selection) == ("D4", None, read_as)
+
+
+@pytest.mark.parametrize("foreign", ["application", "memberships", "m.calls"])
+def test_a_draft_under_the_unstable_type_has_nothing_of_other_generations(foreign):
+    case = VECTORS["cases"][9]
+    assert D4().reads(event_of(case))
+    assert not D4().reads(event_of(case, content={**case["content"], foreign: []}))
+
+
+def test_the_reason_of_a_leave_is_told_up_to_80_characters():
+    content = {"leave_reason": "x" * 100}
+    parsed = parse_event(DIALECTS, event_of(VECTORS["cases"][8], content=content), ROOM)
+    assert parsed == Leave(dialect="D4", reason="x" * 80)
+
+
+def test_an_event_of_no_known_type_is_said_to_be_so():
+    parsed = parse_event(DIALECTS, event_of(VECTORS["cases"][0], type="x" * 100), ROOM)
+    assert isinstance(parsed, Problems)
+    (problem,) = parsed.problems
+    assert (problem.code, problem.message) == (
+        "unknown_dialect",
+        f"no dialect reads this {'x' * 80}",
+    )
+
+
+def test_where_both_names_are_there_those_of_deployed_clients_count():
+    case = VECTORS["cases"][10]
+    member = {"id": "i", "user_id": VECTORS["sender"], "device_id": "DEV"}
+    claimed = {"claimed_user_id": "@v:hs", "claimed_device_id": "OTHER"}
+    content = {**case["content"], "member": {**member, **claimed}}
+    parsed = parse_event(DIALECTS, event_of(case, content=content), ROOM)
+    assert isinstance(parsed, Membership)
+    assert parsed.member.device_id == "DEV"
 
 
 @pytest.mark.parametrize("case", VECTORS["refused"], ids=lambda case: case["name"])
@@ -230,11 +292,14 @@ def test_the_usable_memberships_of_a_user_count_and_the_others_are_told():
 
 def test_the_memberships_of_a_user_are_bounded():
     case = VECTORS["cases"][6]
-    many = {"memberships": case["content"]["memberships"][:1] * (MAX_MEMBERSHIPS + 1)}
+    (one, _) = case["content"]["memberships"]
+    parsed = parse_event(DIALECTS, event_of(case, content={"memberships": [one] * 64}), ROOM)
+    assert isinstance(parsed, Memberships)
+    many = {"memberships": [one] * 65}
     parsed = parse_event(DIALECTS, event_of(case, content=many), ROOM)
     assert isinstance(parsed, Problems)
     assert [problem.code for problem in parsed.problems] == ["too_many_items"]
-    bad = {"memberships": [{}] * MAX_MEMBERSHIPS}
+    bad = {"memberships": [{}] * 64}
     parsed = parse_event(DIALECTS, event_of(case, content=bad), ROOM)
     assert isinstance(parsed, Problems)
     assert len(parsed.problems) == MAX_PROBLEMS

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcfoci.core.dialects import Leave
+from rtcfoci.core.dialects import Leave, is_livekit
 from rtcfoci.core.dialects.d2 import D2
 from rtcfoci.core.dialects.d3 import D3
 from rtcfoci.core.dialects.d5 import D5
 from rtcfoci.core.dialects.superset import Superset
 from rtcfoci.core.model import Membership, Slot, Transport
 from rtcfoci.errors import UsageError
+from tests.core.wire import off_the_wire
 
 DIALECTS = [D2(), D3(), D5(), Superset()]
 STATE = DIALECTS[:2]
@@ -47,6 +48,20 @@ def harmless(content):
     if any(item["type"] == "livekit" and "livekit_service_url" in item for item in foci):
         assert usable == foci
         assert {item["type"] for item in foci} == {"livekit"}
+
+
+@pytest.mark.parametrize(
+    ("transport", "is_one"),
+    [
+        ({"type": "livekit", "livekit_service_url": "https://sfu.hs"}, True),
+        ({"type": "livekit", "livekit_service_url": 5}, False),
+        ({"type": "livekit"}, False),
+        ({"type": "another", "livekit_service_url": "https://sfu.hs"}, False),
+        ({"type": "zoo", "livekit_service_url": "https://sfu.hs"}, False),
+    ],
+)
+def test_what_deployed_clients_take_for_livekit(transport, is_one):
+    assert is_livekit(off_the_wire(transport)) == is_one
 
 
 @by_name

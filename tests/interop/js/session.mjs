@@ -77,6 +77,19 @@ const requests = {
         await client.sendRtcDecline(room.roomId, eventId);
         return {};
     },
+    // Who declined a notification.
+    declines({ eventId }) {
+        const events = [...room.getLiveTimeline().getEvents(), ...room._unstable_getStickyEvents()];
+        const declines = events.filter(
+            (event) =>
+                event.getType() === "org.matrix.msc4310.rtc.decline" && event.getRelation()?.event_id === eventId,
+        );
+        return { users: [...new Set(declines.map((event) => event.getSender()))].sort() };
+    },
+    // A plain event, encrypted where the room is.
+    async send({ type, content }) {
+        return { eventId: (await client.sendEvent(room.roomId, type, content)).event_id };
+    },
     async leave() {
         return { left: await session.leaveRoomSession(5000) };
     },

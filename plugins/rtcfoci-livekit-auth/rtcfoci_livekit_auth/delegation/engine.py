@@ -119,7 +119,7 @@ class Delegations:
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.counts = Counts()
+        self.counts: Counts = Counts()
         self._store = store
         self._delayed_events = delayed_events
         self._sfus = sfus
@@ -212,9 +212,10 @@ class Delegations:
     # What the store says.
 
     def adopt(self, records: Sequence[Record]) -> None:
-        before = len(self._jobs)
-        self._restore([record for record in records if record.leave.key not in self._jobs])
-        self.counts.adopted += len(self._jobs) - before
+        new = [record for record in records if not self._has(record.leave)]
+        self.lost([record.leave.key for record in new])  # What we had there was older.
+        self._restore(new)
+        self.counts.adopted += len(new)
 
     def lost(self, keys: Sequence[Key] | None) -> None:
         now = self._clock.now()
@@ -234,6 +235,10 @@ class Delegations:
         return [job.record for key, job in self._jobs.items() if key not in self._arriving]
 
     # The jobs.
+
+    def _has(self, leave: Leave) -> bool:
+        job = self._jobs.get(leave.key)
+        return job is not None and job.leave.delay_id == leave.delay_id
 
     def _restore(self, records: Sequence[Record]) -> None:
         now = self._clock.now()

@@ -106,8 +106,8 @@ class Job:
     def __init__(self, rules: Rules, leave: Leave, now: Now) -> None:
         """Wait for the participant; call `timer` at once for the first effects."""
         self._rules = rules
-        self.leave = leave
-        self.armed_s = inf
+        self.leave: Leave = leave
+        self.armed_s: float = inf
         """When the driver's clock will come to this job; the driver's own note."""
         self._state, self._phase = State.WAITING, Phase.WAITING
         self._created_ts_ms = self._restarted_ts_ms = now.ts_ms

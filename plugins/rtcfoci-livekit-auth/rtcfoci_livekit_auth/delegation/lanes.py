@@ -46,7 +46,7 @@ class Lane(Generic[T]):
         self._soon: deque[T] = deque()
         self._later: list[tuple[float, int, T]] = []
         self._order = 0
-        self.under_way = 0
+        self.under_way: int = 0
         """How many calls were taken and are not done."""
 
     def __len__(self) -> int:

@@ -80,9 +80,14 @@ for i = 1, #jobs, 2 do
     found[#found + 1] = redis.call('HGET', KEYS[2], field) or ''
   end
 end
+for _, other in ipairs(redis.call('SMEMBERS', KEYS[4])) do
+  if redis.call('EXISTS', ARGV[2] .. other) == 0 then
+    redis.call('SREM', KEYS[4], other)
+  end
+end
 return found
 """
-"""Keys: jobs, extras, owners. Arguments: me, the prefix of replicas, whether my own are wanted too."""
+"""Keys: jobs, extras, owners, replicas. Arguments: me, the prefix of replicas, whether I want my own too."""
 
 _BEAT = """
 local before = redis.call('GET', ARGV[2] .. ARGV[1])
@@ -93,7 +98,6 @@ end
 local gone = 0
 for _, other in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   if redis.call('EXISTS', ARGV[2] .. other) == 0 then
-    redis.call('SREM', KEYS[1], other)
     gone = gone + 1
   end
 end
@@ -142,6 +146,8 @@ class RedisStore(QueuedStore):
         self._process = secrets.token_hex(8)
         self._lease_s = lease_s
         self._stale: list[str] = []
+        self._unsure = False
+        """Whether jobs may have been given to us in an answer that was lost."""
         self._tasks: list[asyncio.Task[None]] = []
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -248,10 +254,17 @@ class RedisStore(QueuedStore):
     # With leases.
 
     async def _adopt(self, *, own: bool = False) -> list[Record]:
-        script = self._redis.eval(
-            _ADOPT, 3, JOBS, EXTRAS, OWNERS, self._replica, REPLICA, "1" if own else "0"
+        """Take the jobs that nobody has.
+
+        :param own: give those that are ours already, too.
+        """
+        keys = JOBS, EXTRAS, OWNERS, REPLICAS
+        own_too = "1" if own or self._unsure else "0"
+        self._unsure = True
+        found = await self._ask(
+            self._redis.eval(_ADOPT, len(keys), *keys, self._replica, REPLICA, own_too)
         )
-        found = await self._ask(script)
+        self._unsure = False
         return self._read(list(zip(found[::3], found[1::3], found[2::3], strict=True)))
 
     async def _beat(self, *, begins: bool = False) -> None:
@@ -275,7 +288,7 @@ class RedisStore(QueuedStore):
             self._watcher.lost(None)
         elif not before:
             self._owe_all()  # Our lease ran out: what others took meanwhile is theirs.
-        if gone:
+        if gone or self._unsure:
             self._watcher.adopt(await self._adopt())
 
     async def _live(self) -> None:

@@ -154,7 +154,7 @@ class Rules:
             table[State.WAITING].pop(Given.LEFT_BY_INTENT, None)
         if settings.doubt_answers:
             table[State.CONNECTED].pop(Given.NOWHERE, None)
-        self.settings = settings
+        self.settings: DelegationSettings = settings
         self.table: Table = table
 
     def __repr__(self) -> str:

@@ -35,7 +35,7 @@ class Watcher(Protocol):
     """Who uses a store, and hears of the other replicas."""
 
     def adopt(self, records: Sequence[Record]) -> None:
-        """Take up jobs of a replica that is gone."""
+        """Take up jobs of a replica that is gone, or that may not have reached us before."""
 
     def lost(self, keys: Sequence[Key] | None) -> None:
         """Learn that others have these jobs now; None: all that the store does not give again."""

@@ -106,11 +106,11 @@ async def _examine(options: argparse.Namespace, out: TextIO) -> int:
 
 def _lines(verdict: Verdict) -> str:
     mark = _MARKS[verdict.state]
-    told = [f"{mark:<5}{verdict.hop:<16} {verdict.what}"]
+    told = [f"{mark:<5}{verdict.hop:<17} {verdict.what}"]
     if verdict.state is not State.OK:
         for name, text in (("because", verdict.cause), ("do", verdict.remedy)):
             if text:
-                first = f"{'':<21} {name}: "
+                first = f"{'':<22} {name}: "
                 told += textwrap.wrap(
                     text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)
                 )

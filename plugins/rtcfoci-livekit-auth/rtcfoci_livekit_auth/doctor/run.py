@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
-from rtcfoci_livekit_auth.doctor import leave, matrix, service, sfu
+from rtcfoci_livekit_auth.doctor import behind, leave, matrix, service, sfu
 from rtcfoci_livekit_auth.doctor.verdicts import Case, State, Verdict, not_checked
 
 __all__ = ["HOPS", "Hop", "examine"]
@@ -33,6 +33,7 @@ HOPS = (
     Hop("delayed events", matrix.delayed_events, {"account"}),
     Hop("service", service.reachable, {"transports"}),
     Hop("token", service.token, {"account", "service"}),
+    Hop("behind homeserver", behind.passes_on, {"token"}),
     Hop("sfu", sfu.answers, {"token"}),
     Hop("key and room", sfu.key_and_room, {"sfu"}),
     Hop("signalling", sfu.signalling, {"key and room"}),

@@ -31,7 +31,9 @@ async def reachable(case: Case) -> Verdict:
         preflight = await case.web.ask("OPTIONS", f"{case.service_url}/sfu/get", headers=asked)
     except NoAnswer as silence:
         return silence.verdict("service_unreachable", "the authorisation service")
-    if preflight.status == 404:
+    # A web server that looks for files answers in these ways.
+    elsewhere = health.status in {403, 404} and not preflight.lets_pages_in
+    if preflight.status == 404 or elsewhere:
         return _wrong_path(case, "OPTIONS /sfu/get", preflight)
     if health.status >= 500 or preflight.status >= 500:
         answer = health if health.status >= 500 else preflight
@@ -190,5 +192,14 @@ def _judged(case: Case, claims: dict[str, Any]) -> Verdict:
             f"the service sends clients to {case.sfu_url}",
             cause="LIVEKIT_URL names this machine, not a place that clients reach",
             remedy="set LIVEKIT_URL to the public URL of the SFU",
+        )
+    video = claims.get("video")
+    if isinstance(video, dict) and video.get("canPublish") is False:
+        return warning(
+            "may_not_publish",
+            "the token lets us listen, not speak: clients cannot unmute",
+            cause=f"users of {case.server_name} have no full access to this SFU",
+            remedy="name the server in LIVEKIT_FULL_ACCESS_HOMESERVERS if it is yours; users of other "
+            "servers publish on their own SFU",
         )
     return ok(f"a token for {case.sfu_url}")

@@ -67,7 +67,7 @@ class NoAnswer(Exception):
     def __init__(self, url: str, cause: str, remedy: str) -> None:
         super().__init__(cause)
         parts = urlsplit(url)
-        self.where = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        self.where: str = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self.cause = cause
         self.remedy = remedy
 

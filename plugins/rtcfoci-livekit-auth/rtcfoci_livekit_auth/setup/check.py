@@ -1,8 +1,8 @@
 """`rtcfoci-livekit-auth check-config`: what is wrong in the configuration, before anything runs.
 
 In: the service's environment, and where they are named, LiveKit's and Synapse's files, compared with it.
-Out: whether any of it is reached (`doctor`). Exit status: 0 when nothing is wrong, 1 when something is.
-Secrets are compared and never printed.
+Out: the application service (`introduction`); whether any of it is reached (`doctor`). Exit status: 0 when
+nothing is wrong, 1 when something is. Secrets are compared and never printed.
 """
 
 from __future__ import annotations
@@ -11,37 +11,21 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from rtcfoci.errors import UsageError
 from rtcfoci_livekit_auth.settings import Settings, SettingsError
+from rtcfoci_livekit_auth.setup import introduction
+from rtcfoci_livekit_auth.setup.faults import Fault, mapping
 
-__all__ = ["Fault", "faults", "main"]
+__all__ = ["faults", "main"]
 
 _LIVEKIT_TYPES = frozenset({"livekit", "m.livekit", "msc4195.livekit"})
 _LEAST_SECRET = 32
 _DAY_S = 24 * 3600
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": _DAY_S, "w": 7 * _DAY_S, "y": 365 * _DAY_S}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong."""
-
-    code: str
-    where: str
-    """The file or variable."""
-    what: str
-    remedy: str
-    fatal: bool = True
-    """Calls do not work with it; otherwise some of them do."""
-
-    def __str__(self) -> str:
-        mark = "FAIL" if self.fatal else "WARN"
-        return f"{mark} {self.where}: {self.what}\n     do: {self.remedy}"
 
 
 def main(argv: Sequence[str], out: TextIO | None = None) -> int:
@@ -56,11 +40,18 @@ def main(argv: Sequence[str], out: TextIO | None = None) -> int:
     )
     parser.add_argument("--livekit", type=Path, metavar="FILE", help="livekit.yaml, to compare")
     parser.add_argument("--synapse", type=Path, metavar="FILE", help="homeserver.yaml, to compare")
+    parser.add_argument(
+        "--registration",
+        type=Path,
+        metavar="FILE",
+        help="of the application service, to compare; LIVEKIT_AS_REGISTRATION_FILE by default",
+    )
     options = parser.parse_args(argv)
     environment = _env_file(options.env_file) if options.env_file else os.environ
     livekit = _yaml(options.livekit) if options.livekit else None
     synapse = _yaml(options.synapse) if options.synapse else None
-    found = list(faults(environment, livekit, synapse))
+    registration = _registration(options.registration, environment)
+    found = list(faults(environment, livekit, synapse, registration))
     for fault in found:
         print(fault, file=out)
     if not found:
@@ -77,11 +68,13 @@ def faults(
     environment: Mapping[str, str],
     livekit: Mapping[str, Any] | None = None,
     synapse: Mapping[str, Any] | None = None,
+    registration: Mapping[str, Any] | None = None,
 ) -> Iterator[Fault]:
     """Give everything that is wrong.
 
     :param livekit: the content of livekit.yaml.
     :param synapse: the content of homeserver.yaml, fragments merged.
+    :param registration: the content of the application service's file.
     """
     try:
         settings = Settings.read(environment)
@@ -94,6 +87,9 @@ def faults(
         yield from _of_livekit(settings, livekit)
     if synapse is not None:
         yield from _of_synapse(settings, synapse)
+        yield from introduction.of_synapse(settings, synapse)
+    if registration is not None:
+        yield from introduction.of_registration(settings, registration)
 
 
 def _warned(warning: str) -> Fault:
@@ -150,7 +146,7 @@ def _is_here(host: str) -> bool:
 
 
 def _of_livekit(settings: Settings, livekit: Mapping[str, Any]) -> Iterator[Fault]:
-    keys = _mapping(livekit.get("keys"))
+    keys = mapping(livekit.get("keys"))
     known = [sfu for sfu in settings.sfus if sfu.key in keys]
     if not known:
         yield Fault(
@@ -167,7 +163,7 @@ def _of_livekit(settings: Settings, livekit: Mapping[str, Any]) -> Iterator[Faul
                 f"the secret of the key {sfu.key} is not the service's",
                 "write the same secret in both places",
             )
-    if _mapping(livekit.get("room")).get("auto_create", True) is not False:
+    if mapping(livekit.get("room")).get("auto_create", True) is not False:
         yield Fault(
             "rooms_by_themselves",
             "livekit.yaml: room.auto_create",
@@ -175,7 +171,7 @@ def _of_livekit(settings: Settings, livekit: Mapping[str, Any]) -> Iterator[Faul
             "set room: {auto_create: false}",
             fatal=False,
         )
-    yield from _of_webhook(settings, _mapping(livekit.get("webhook")))
+    yield from _of_webhook(settings, mapping(livekit.get("webhook")))
 
 
 def _of_webhook(settings: Settings, webhook: Mapping[str, Any]) -> Iterator[Fault]:
@@ -205,9 +201,9 @@ def _of_synapse(settings: Settings, synapse: Mapping[str, Any]) -> Iterator[Faul
             f"{server_name} is not on the list, so its users cannot make rooms",
             f"add {server_name}",
         )
-    features = _mapping(synapse.get("experimental_features"))
-    listed = _mapping(synapse.get("matrix_rtc")).get("transports") or ()
-    ours = [t for t in listed if _mapping(t).get("type") in _LIVEKIT_TYPES]
+    features = mapping(synapse.get("experimental_features"))
+    listed = mapping(synapse.get("matrix_rtc")).get("transports") or ()
+    ours = [t for t in listed if mapping(t).get("type") in _LIVEKIT_TYPES]
     if features.get("msc4143_enabled") is not True:
         yield Fault(
             "transports_off",
@@ -249,14 +245,17 @@ def _duration_s(value: object) -> float:
         return 0.0
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _env_file(path: Path) -> dict[str, str]:
     lines = [line.strip() for line in _text(path).splitlines()]
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+
+
+def _registration(named: Path | None, environment: Mapping[str, str]) -> Mapping[str, Any] | None:
+    given = environment.get("LIVEKIT_AS_REGISTRATION_FILE", "")
+    path = named or (Path(given) if given else None)
+    # One that the service cannot read either is named with its settings.
+    return _yaml(path) if path is not None and (named or path.is_file()) else None
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:

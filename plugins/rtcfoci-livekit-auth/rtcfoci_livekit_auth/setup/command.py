@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rtcfoci.errors import UsageError
-from rtcfoci_livekit_auth.setup.fragments import Fragment, fragments
+from rtcfoci_livekit_auth.setup.fragments import REGISTRATION, Fragment, fragments
 from rtcfoci_livekit_auth.setup.plan import PROXIES, Plan
 
 __all__ = ["main"]
@@ -31,6 +31,8 @@ def main(
         ask = input
     options = vars(_parser().parse_args(argv))
     folder: Path = options.pop("out")
+    if options.pop("appservice") and not options["registration_file"]:
+        options["registration_file"] = str((folder / REGISTRATION).resolve())
     given = {name: value for name, value in options.items() if value is not None}
     if "server_name" not in given:
         given.update(_asked(ask))
@@ -82,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--rtc-tcp-port", type=int, metavar="PORT", help="7881 by default")
     add("--rtc-udp-port", type=int, metavar="PORT", help="7882 by default")
     add("--ca-file", metavar="FILE", help="private authority that the service is to trust")
+    add(
+        "--appservice",
+        action="store_true",
+        help="put the service behind Synapse (MSC4195 over MSC4512), which is told of it by a file",
+    )
+    add(
+        "--registration-file",
+        metavar="FILE",
+        help="where that file will be, if not where it is written; says --appservice by itself",
+    )
     add("--redis-url", metavar="URL", help="for several replicas of the service")
     return parser
 

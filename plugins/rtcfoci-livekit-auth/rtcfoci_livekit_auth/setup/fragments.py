@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from textwrap import dedent
 from urllib.parse import urlsplit
 
+from rtcfoci_livekit_auth.appservice.registration import registration
 from rtcfoci_livekit_auth.setup.plan import Plan
 
-__all__ = ["Fragment", "fragments"]
+__all__ = ["REGISTRATION", "Fragment", "fragments"]
+
+REGISTRATION = "livekit-auth-registration.yaml"
+"""Name of the file that introduces the service to the homeserver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,17 @@ def fragments(plan: Plan) -> Iterator[Fragment]:
         _synapse(plan),
         "another --config-path of Synapse, or a file in its conf.d; the keys are top-level ones",
     )
+    if plan.registration_file:
+        yield Fragment(
+            REGISTRATION,
+            registration(
+                proxy_url=f"http://{plan.service_bind}",
+                as_token=plan.as_token,
+                hs_token=plan.hs_token,
+            ),
+            f"Synapse reads it as {plan.registration_file}; let it, and nobody else",
+            secret=True,
+        )
     if plan.proxy == "caddy":
         yield Fragment("Caddyfile", _caddy(plan), "import it from your Caddyfile")
     else:
@@ -102,28 +116,41 @@ def _environment(plan: Plan) -> str:
         "RTCFOCI_AUTH_CA_FILE": plan.ca_file,
         "LIVEKIT_REDIS_URL": plan.redis_url,
     }
+    if plan.registration_file:
+        lines |= {
+            "LIVEKIT_AS_TOKEN": plan.as_token,
+            "LIVEKIT_HS_TOKEN": plan.hs_token,
+            "LIVEKIT_HS_SERVER_NAME": plan.server_name,
+            "RTCFOCI_AUTH_HOMESERVER_URL": plan.synapse,
+        }
     return "".join(f"{name}={value}\n" for name, value in lines.items() if value)
 
 
 def _synapse(plan: Plan) -> str:
-    return dedent(f"""\
-        # The listener for clients needs the resources client and openid (or federation).
-        max_event_delay_duration: 24h
-        matrix_rtc:
-          transports:
-            - type: livekit
-              livekit_service_url: {plan.service_url}
-        experimental_features:
-          msc4143_enabled: true
-          msc4354_enabled: true
-        # Calls restart their leaves and share keys often.
-        rc_message:
-          per_second: 2
-          burst_count: 30
-        rc_delayed_event_mgmt:
-          per_second: 2
-          burst_count: 20
-        """)
+    service, features = "", ["msc4143_enabled", "msc4354_enabled"]
+    transport = f"livekit_service_url: {plan.service_url}"
+    if plan.registration_file:
+        features += ["msc4502_enabled", "msc4512_enabled"]
+        transport += f"\n      url: {plan.sfu_url}"
+        service = f"app_service_config_files: [{json.dumps(plan.registration_file)}]\n"
+    switches = "".join(f"  {name}: true\n" for name in features)
+    return f"""\
+# Of two files that name a key, the later one counts: a list or table of yours belongs in here too.
+# The listener for clients needs the resources client and openid (or federation).
+max_event_delay_duration: 24h
+{service}matrix_rtc:
+  transports:
+    - type: livekit
+      {transport}
+experimental_features:
+{switches}# Calls restart their leaves and share keys often.
+rc_message:
+  per_second: 2
+  burst_count: 30
+rc_delayed_event_mgmt:
+  per_second: 2
+  burst_count: 20
+"""
 
 
 def _nginx(plan: Plan) -> str:

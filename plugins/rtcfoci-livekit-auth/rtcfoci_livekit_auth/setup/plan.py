@@ -44,8 +44,12 @@ class Plan:
     ca_file: str = ""
     """Certificates of a private authority."""
     redis_url: str = field(default="", repr=False)
+    registration_file: str = ""
+    """Where Synapse reads the service's registration; empty where the service is no application service."""
     key: str = field(default_factory=lambda: "API" + secrets.token_hex(6))
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(36), repr=False)
+    as_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    hs_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def __post_init__(self) -> None:
         _check("server name", self.server_name, _NAME.fullmatch(self.server_name), "example.org")

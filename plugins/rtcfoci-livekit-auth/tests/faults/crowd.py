@@ -11,7 +11,7 @@ nothing failed between.
 import asyncio
 import random
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from math import inf
@@ -19,15 +19,18 @@ from math import inf
 import aiohttp
 from asking import DELEGATE, Member
 
-DELAY_S = 30.0
+DELAY_S = 60.0
+DUE_S = 12.0
+"""How long before the end of a delay its restart is due."""
 NO_SHOW_S = 8.0
 """The delay of those who delegate their leave and never come."""
 RETRY_S = 0.2
 """How often a client, or LiveKit with its webhooks, tries again."""
 GIVE_UP_S = 30.0
 """When LiveKit drops a webhook."""
-SLACK_S = 3.0
-"""Trouble for so long, in the six seconds that a restart has, is no fault of the service."""
+STALL_S = 0.5
+SLACK_S = 6.0
+"""Trouble for so long, in the time that a restart has, is no fault of the service."""
 BREAKS = ("DUPLICATE_IDENTITY", "SIGNAL_CLOSE", "MIGRATION", "CLIENT_INITIATED")
 ENDS = ("CLIENT_INITIATED", "CLIENT_INITIATED", "SIGNAL_CLOSE", "PARTICIPANT_REMOVED")
 
@@ -39,11 +42,21 @@ class Trouble:
     kills_s: list = field(default_factory=list)
     spans_s: list = field(default_factory=list)
 
-    def begins(self):
-        self.spans_s.append([time.monotonic(), float("inf")])
+    @contextmanager
+    def span(self):
+        """Note that something fails in here."""
+        span = [time.monotonic(), inf]
+        self.spans_s.append(span)
+        yield
+        span[1] = time.monotonic()
 
-    def ends(self):
-        self.spans_s[-1][1] = time.monotonic()
+    async def watch_the_machine(self):
+        """Note when the machine had no time for us: then it had none for the service either."""
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(STALL_S / 2)
+            if time.monotonic() - before_s > STALL_S:
+                self.spans_s.append([before_s, time.monotonic()])
 
     def within(self, from_s, to_s):
         """Give for how long something was failing in a span."""
@@ -52,7 +65,7 @@ class Trouble:
     def between(self, from_s, to_s):
         """Tell whether anything failed in a span, or shortly before."""
         killed = any(from_s - 1 <= at <= to_s for at in self.kills_s)
-        return killed or self.within(from_s - 6, to_s) > 0
+        return killed or self.within(from_s - DUE_S, to_s) > 0
 
 
 class Person:
@@ -162,15 +175,15 @@ class Person:
         if leave.ended_at_s < self.delegated_s:
             return None  # Nobody watched over it yet.
         if self.left_s is None or leave.ended_at_s < self.left_s:
-            excused = trouble.within(leave.ended_at_s - 6, leave.ended_at_s) > SLACK_S
+            excused = trouble.within(leave.ended_at_s - DUE_S, leave.ended_at_s) > SLACK_S
             if leave.ended_by == "send" or not excused:
                 return f"its leave came early, by {leave.ended_by}"
-            self.crowd.excused += 1
+            self.crowd.excused.append(f"early: {self.story()}")
             return None
         if leave.ended_by == "timer" and self.comes:
             if not trouble.between(self.left_s, leave.ended_at_s):
                 return "its leave was left to the homeserver"
-            self.crowd.excused += 1
+            self.crowd.excused.append(f"by the homeserver: {self.story()}")
         sends = leave.sends.all()
         for before, again in pairwise(sends):
             if not trouble.between(before.at_s, again.at_s):
@@ -184,28 +197,31 @@ class Crowd:
     :param urls: of the replicas of the service.
     """
 
-    def __init__(self, homeserver, sfu, urls, *, seed, size):
-        self.homeserver, self.sfu, self.urls = homeserver, sfu, urls
+    def __init__(self, homeserver, sfu, urls, trouble, *, seed, size):
+        self.homeserver, self.sfu, self.urls, self.trouble = homeserver, sfu, urls, trouble
         self.seed, self.size = seed, size
         self.random = random.Random(f"{seed}-crowd")
         self.full, self.closing = asyncio.Event(), asyncio.Event()
         self.people, self.tasks = [], set()
-        self.delegated = self.excused = 0
+        self.delegated = 0
+        self.excused = []
         self._numbers = count()
 
     async def __aenter__(self):
         self.session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=10), connector=aiohttp.TCPConnector(limit=64)
         )
+        self.watching = asyncio.create_task(self.trouble.watch_the_machine())
         for _ in range(self.size):
             self._come()
         return self
 
     async def __aexit__(self, *exc):
         self.closing.set()
-        for task in self.tasks:
+        tasks = [*self.tasks, self.watching]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.session.close()
 
     def _come(self):
@@ -249,12 +265,12 @@ class Crowd:
                 return
             await asyncio.sleep(0.05)
 
-    def complaints(self, trouble):
-        found = [(person, person.complaint(trouble)) for person in self.people]
+    def complaints(self):
+        found = [(person, person.complaint(self.trouble)) for person in self.people]
         return [f"{text}: {person.story()}" for person, text in found if text]
 
     def summary(self):
         ends = [person.leave.ended_by or "nothing" for person in self.people]
         sends = sum(len(person.leave.sends) for person in self.people)
         told = ", ".join(f"{ends.count(how)} by {how}" for how in sorted(set(ends)))
-        return f"{len(self.people)} people: {told}; {sends} sends, {self.excused} excused"
+        return f"{len(self.people)} people: {told}; {sends} sends"

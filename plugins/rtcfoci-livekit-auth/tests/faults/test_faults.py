@@ -29,7 +29,7 @@ CAREFUL = {
     "LIVEKIT_SANITY_CHECK_INTERVAL_SECONDS": "4",
 }
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120 + 6 * POINTS)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240 + 8 * POINTS)]
 
 
 @pytest.fixture
@@ -48,26 +48,32 @@ class Run:
         self.trouble = Trouble()
 
     async def kill(self, service, *, meanwhile=None):
-        """Kill a service at a random point, now and then again while it starts."""
-        await asyncio.sleep(self.random.choice((0.0, 0.01, self.random.uniform(0.0, 1.5))))
+        """Kill a service at a random point, now and then as it has begun, or again while it starts."""
+        begun = self.random.random() < 0.2
+        await asyncio.sleep(
+            self.random.uniform(0.0, 0.02) if begun else self.random.uniform(0.5, 3.0)
+        )
         self.trouble.kills_s.append(time.monotonic())
-        self.trouble.begins()
-        await asyncio.to_thread(service.kill)
-        if self.random.random() < 0.2:
-            service.launch()
-            await asyncio.sleep(self.random.uniform(0.0, 1.0))
-            await asyncio.to_thread(service.kill)
-        if meanwhile is not None:
-            meanwhile()
-        await asyncio.to_thread(service.start, 60.0)
-        self.trouble.ends()
+        with self.trouble.span():
+            # Mostly as a crash would, sometimes as an operator does.
+            await asyncio.to_thread(self.random.choice((service.kill,) * 4 + (service.stop,)))
+            if self.random.random() < 0.2:
+                service.launch()
+                await asyncio.sleep(self.random.uniform(0.0, 1.0))
+                await asyncio.to_thread(service.kill)
+            if meanwhile is not None:
+                meanwhile()
+            await asyncio.to_thread(service.start, 60.0)
 
     async def judge(self, crowd, within_s):
         await crowd.go(within_s)
         print(f"seed {SEED}: {len(self.trouble.kills_s)} kills, {crowd.summary()}")
-        complaints = crowd.complaints(self.trouble)
+        complaints = crowd.complaints()
         assert not complaints, f"seed {SEED}: {len(complaints)}: {complaints[:10]}"
-        assert crowd.excused <= len(crowd.people) // 20, f"seed {SEED}: too much was excused"
+        excused = crowd.excused
+        assert len(excused) <= len(crowd.people) // 20, (
+            f"seed {SEED}: {len(excused)} excused: {excused[:10]}"
+        )
         assert self.stage.violations() == []
         for service in self.services:
             shown = service.output()
@@ -100,7 +106,7 @@ async def test_killed_at_random_points_with_the_clock_set_and_servers_failing(st
             )
         db.close()
 
-    async with Crowd(homeserver, sfu, [service.url], seed=SEED, size=SIZE) as crowd:
+    async with Crowd(homeserver, sfu, [service.url], run.trouble, seed=SEED, size=SIZE) as crowd:
         await crowd.settled()
         for point in range(POINTS):
             await run.kill(service, meanwhile=set_the_clock)
@@ -108,7 +114,7 @@ async def test_killed_at_random_points_with_the_clock_set_and_servers_failing(st
                 await sfu_fails(run)
             elif point % 5 == 3:
                 await homeserver_fails(run, crowd)
-        await run.judge(crowd, within_s=60.0)
+        await run.judge(crowd, within_s=90.0)
 
 
 async def sfu_fails(run):
@@ -132,15 +138,14 @@ async def homeserver_fails(run, crowd):
         )
     )
     people = list(crowd.people)
-    run.trouble.begins()
-    for person in people:
-        person.leave.on_send.always(wrong)
-        person.leave.on_restart.always(wrong)
-    await asyncio.sleep(run.random.uniform(0.5, 2.5))
-    for person in people:
-        person.leave.on_send.always(None)
-        person.leave.on_restart.always(None)
-    run.trouble.ends()
+    with run.trouble.span():
+        for person in people:
+            person.leave.on_send.always(wrong)
+            person.leave.on_restart.always(wrong)
+        await asyncio.sleep(run.random.uniform(0.5, 2.5))
+        for person in people:
+            person.leave.on_send.always(None)
+            person.leave.on_restart.always(None)
 
 
 async def test_replicas_that_die_and_a_redis_that_forgets(stage, tmp_path):
@@ -165,7 +170,7 @@ async def test_replicas_that_die_and_a_redis_that_forgets(stage, tmp_path):
     run = Run(stage, services, homeserver, sfu)
     try:
         urls = [service.url for service in services]
-        async with Crowd(homeserver, sfu, urls, seed=SEED, size=SIZE) as crowd:
+        async with Crowd(homeserver, sfu, urls, run.trouble, seed=SEED, size=SIZE) as crowd:
             await crowd.settled()
             for point in range(max(2, POINTS // 2)):
                 await run.kill(run.random.choice(services))
@@ -173,12 +178,11 @@ async def test_replicas_that_die_and_a_redis_that_forgets(stage, tmp_path):
                 if point % 2:
                     # Both replicas live, so all that Redis forgets is remembered.
                     await asyncio.sleep(3.0)
-                    run.trouble.begins()
-                    await asyncio.to_thread(redis.stop)
-                    await asyncio.sleep(run.random.uniform(0.0, 1.5))
-                    await asyncio.to_thread(redis.start)
-                    run.trouble.ends()
+                    with run.trouble.span():
+                        await asyncio.to_thread(redis.stop)
+                        await asyncio.sleep(run.random.uniform(0.0, 1.5))
+                        await asyncio.to_thread(redis.start)
                     await asyncio.sleep(3.0)
-            await run.judge(crowd, within_s=60.0)
+            await run.judge(crowd, within_s=90.0)
     finally:
         redis.stop()

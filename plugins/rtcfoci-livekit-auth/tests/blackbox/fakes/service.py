@@ -60,7 +60,7 @@ class Service:
             )
         return self
 
-    def start(self, within_s: float = 15.0) -> Service:
+    def start(self, within_s: float = 45.0) -> Service:
         """Start the process and wait until it calls itself healthy."""
         self.launch()
         deadline = time.monotonic() + within_s
@@ -81,7 +81,7 @@ class Service:
         assert self.process is not None
         return self.process.poll()
 
-    def wait(self, within_s: float = 15.0) -> int:
+    def wait(self, within_s: float = 45.0) -> int:
         """Wait for the end and give the exit status."""
         assert self.process is not None
         return self.process.wait(within_s)

@@ -1,0 +1,51 @@
+"""What the core takes and gives are values: nobody changes one that somebody else holds too."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+
+import rtcfoci.core
+
+MODULES = [found.name for found in pkgutil.walk_packages(rtcfoci.core.__path__, "rtcfoci.core.")]
+CLASSES = {
+    f"{module}.{name}".removeprefix("rtcfoci.core."): found
+    for module in MODULES
+    for name, found in vars(importlib.import_module(module)).items()
+    if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module
+}
+# Their fields have an order of their own: before and after, who and what, which and when.
+ORDERED = {
+    "dialects.sticky.Said",
+    "diffs.EventIgnored",
+    "diffs.MemberChanged",
+    "diffs.MemberRefreshed",
+    "notifications.NotificationIgnored",
+    "problems.ProblemKind",
+    "sticky.StickyEntry",
+}
+
+
+def is_private(name):
+    return name.rpartition(".")[2].startswith("_")
+
+
+def test_who_holds_a_value_need_not_fear_that_it_changes():
+    for name, found in CLASSES.items():
+        flags = found.__dataclass_params__
+        # What a machine keeps for itself may change; then it equals nothing but itself.
+        assert flags.frozen is flags.eq, name
+        assert flags.frozen or is_private(name), name
+        # Nothing can be added to one, and thousands are held.
+        assert "__dict__" not in dir(found), name
+
+
+def test_fields_that_could_be_swapped_are_named():
+    for name in CLASSES.keys() - ORDERED:
+        by_position = [part.type for part in dataclasses.fields(CLASSES[name]) if not part.kw_only]
+        if not is_private(name):
+            assert len(set(by_position)) == len(by_position) < 3, name
+        # What is asked of a driver, and what it answers, is long-lived: fields are added.
+        if name.startswith(("effects.", "key_effects.")):
+            assert by_position == [], name
