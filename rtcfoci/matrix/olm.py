@@ -31,7 +31,7 @@ from rtcfoci.matrix.client import DelayedEvent, SealedCounts, ToDevice
 from rtcfoci.matrix.devices import Devices, dig
 from rtcfoci.matrix.loop import CRYPTO_TYPES, clear_arrivals
 from rtcfoci.matrix.megolm import SealedEvents
-from rtcfoci.matrix.olm_store import FileStore, Transaction
+from rtcfoci.matrix.olm_store import Transaction, open_store
 from rtcfoci.matrix.room_keys import RoomKeys
 from rtcfoci.matrix.store import Arrival, DeviceStore, OlmProof, Unsettled
 from rtcfoci.matrix.sync import RoomBatch, SyncBatch, is_content, is_text
@@ -98,7 +98,7 @@ class OlmMachine:
         try:
             # Made by us first, so that nobody else can read it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            store = FileStore(client.user_id, client.device_id, str(folder), pickle_key, path.name)
+            store = open_store(client.user_id, client.device_id, str(folder), pickle_key, path.name)
             return cls._load(client, store)
         except Exception as error:
             raise UsageError(

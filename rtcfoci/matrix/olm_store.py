@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from nio.crypto import Olm
 from nio.store import SqliteStore
 
-__all__ = ["FileStore", "Transaction"]
+__all__ = ["Transaction", "open_store"]
 
 
-class FileStore(SqliteStore):  # type: ignore[misc]
+class _FileStore(SqliteStore):  # type: ignore[misc]
     """nio's, which would leave the database open when it turns out to be none."""
 
     def __post_init__(self) -> None:
@@ -23,6 +23,16 @@ class FileStore(SqliteStore):  # type: ignore[misc]
         except BaseException:
             self.database.close()
             raise
+
+
+def open_store(
+    user_id: str, device_id: str, folder: str, pickle_key: str, name: str
+) -> SqliteStore:
+    """Open nio's store in a file of that name, which is there already.
+
+    :raises Exception: whatever nio or its database raise.
+    """
+    return _FileStore(user_id, device_id, folder, pickle_key, name)
 
 
 class Transaction(AbstractContextManager[object]):

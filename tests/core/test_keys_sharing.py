@@ -339,6 +339,29 @@ def test_what_is_due_is_done_though_timers_ring_late():
     assert [index for _, index, _ in sets(late(desk, 3700))] == [1], "replaced"
 
 
+def test_who_is_due_first_is_tried_first():
+    desk = Desk()
+    ann, bob = [o for o in desk.start(ME, ANN, BOB) if isinstance(o, SendKey)]
+    fail(desk, ann, cause="no such device")
+    (ann,) = [o for o in desk.wait(1) if isinstance(o, SendKey)]
+    fail(desk, ann, cause="no such device")
+    fail(desk, bob, cause="no such device")
+    assert sends(desk.wait(1)) == [(BOB, 0)]
+    assert sends(desk.wait(1)) == [(ANN, 0)]
+
+
+def test_who_was_reached_once_is_tried_again_as_soon_as_anybody():
+    desk = Desk()
+    (send,) = [o for o in desk.start(ME, ANN) if isinstance(o, SendKey)]
+    fail(desk, send, cause="no such device")
+    (send,) = [o for o in desk.wait(1) if isinstance(o, SendKey)]
+    desk.do(desk.machine.sent(desk.now, send.id))
+    (send,) = [o for o in desk.wait(3600) if isinstance(o, SendKey)]
+    assert send.index == 1
+    fail(desk, send, cause="no such device")
+    assert sends(desk.wait(1)) == [(ANN, 1)]
+
+
 def test_who_lingers_gets_no_new_key():
     desk = started(ME, ANN, BOB)
     out = desk.there(ME, ANN, lingering=(BOB,))

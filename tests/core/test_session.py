@@ -21,7 +21,7 @@ from rtcfoci.core.session import (
 from tests.core.driving import Driven, kinds
 
 HOUR_MS = 3_600_000
-SLOT_TYPE = "org.matrix.msc4143.rtc.slot"
+SLOT_TYPE, STABLE_SLOT = "org.matrix.msc4143.rtc.slot", "m.rtc.slot"
 
 
 @pytest.fixture
@@ -324,6 +324,31 @@ def test_of_both_names_of_a_slot_the_newer_event_counts(room):
     assert slot({}, 4000, "m.rtc.slot") == ["SlotChanged", "MemberLeft"]
     assert slot(opened, 3500, SLOT_TYPE) == []
     assert slot(opened, 5000, SLOT_TYPE) == ["SlotChanged", "MemberJoined"]
+
+
+@pytest.mark.parametrize(("open_id", "closed_id"), [("$a", "$b"), ("$b", "$a")])
+@pytest.mark.parametrize("stable_first", [True, False])
+def test_of_two_slot_events_of_one_time_the_higher_id_counts(
+    room, driven, open_id, closed_id, stable_first
+):
+    kinds_of = [STABLE_SLOT, SLOT_TYPE] if stable_first else [SLOT_TYPE, STABLE_SLOT]
+    says = [("open", open_id), ("closed", closed_id)]
+    for kind, (status, event_id) in zip(kinds_of, says, strict=True):
+        content = {"status": status, "application": {"type": "m.call"}}
+        driven.take(room.event(kind, content, 1000, state_key="m.call#ROOM", event_id=event_id))
+    wins = SlotStatus.OPEN if open_id > closed_id else SlotStatus.CLOSED
+    assert driven.session.slot_status is wins
+
+
+def test_after_a_redacted_slot_event_the_other_name_counts_when_it_is_newer(room, driven):
+    content = {"status": "open", "application": {"type": "m.call"}}
+    opened = room.event(SLOT_TYPE, content, 1000, state_key="m.call#ROOM")
+    driven.take(opened)
+    driven.take(room.event("m.room.redaction", {}, 1001, redacts=opened.event_id))
+    assert driven.session.slot_status is SlotStatus.CLOSED
+    for ts_ms, status in ((999, SlotStatus.CLOSED), (1002, SlotStatus.OPEN)):
+        driven.take(room.event(STABLE_SLOT, content, ts_ms, state_key="m.call#ROOM"))
+        assert driven.session.slot_status is status
 
 
 def test_a_room_member_event_that_says_nothing_is_no_joining(room):

@@ -119,3 +119,15 @@ def test_a_join_is_remembered_beyond_its_first_event_though_one_in_between_canno
     driven.timer(1000 + HOUR_MS)
     (joined,) = driven.take(room.write(room.superset, "join", HOUR_MS + 2000))
     assert joined.membership.created_ts_ms == 1000
+
+
+def test_who_ends_first_is_let_go_first(room, driven):
+    for device, lifetime_ms in (("A", 6000), ("B", 9000), ("C", 3000)):
+        driven.take(
+            room.write(room.d3, "join", 1000, room.own(device=device, lifetime_ms=lifetime_ms))
+        )
+    gone = []
+    for ends_ms in (4000, 7000, 10_000):
+        assert driven.session.next_timer_ts_ms == ends_ms
+        gone += [diff.membership.member.device_id for diff in driven.timer(ends_ms)]
+    assert gone == ["C", "A", "B"]

@@ -25,7 +25,7 @@ from rtcfoci.core.sticky import StickyMap, read_sticky_key
 from rtcfoci.errors import Problem
 from rtcfoci.matrix.sync import is_content, read_event
 from tests.fuzz import seeds
-from tests.fuzz.harness import of_json
+from tests.fuzz.harness import items, of_json
 
 DIALECTS = (D0(), D1(), D2(), D3(), D4(), D5(), Superset())
 SLOT = Slot(room_id="!room:hs")
@@ -100,7 +100,7 @@ def sticky(value):
     assert found.next_expiry_ts_ms is None or found.next_expiry_ts_ms <= NOW_TS_MS + 3_600_000
 
 
-@of_json(seeds.key_messages, messages=True)
+@of_json(seeds.key_messages, messages=items)
 def key(value):
     """Messages with media keys, of members and of strangers: few are kept, and none is shown."""
     machine = KeyMachine(SLOT, OWN, random_bytes=bytes)
@@ -137,7 +137,7 @@ def _from(message):
     return sender or "@a:hs", device_id
 
 
-@of_json(seeds.notifications, messages=True)
+@of_json(seeds.notifications, messages=items)
 def notification(value):
     """The events of a room in which we are called: what starts once ends once, and in time."""
     session = Session(SLOT, DIALECTS)
@@ -162,7 +162,7 @@ def notification(value):
     assert sorted(map(repr, started)) == sorted(map(repr, ended))
 
 
-@of_json(seeds.power, messages=True)
+@of_json(seeds.power, messages=items)
 def power(value):
     """The state that says who may do what: every question has an answer, within the numbers of Matrix."""
     found = RoomPower()

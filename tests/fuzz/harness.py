@@ -37,8 +37,8 @@ class Harness:
     about: str
     module: str
     """Where it is: a hunt loads no more."""
-    messages: bool
-    """Whether it takes a list of messages, each of which would come in an envelope."""
+    messages: Callable[[Any], int]
+    """Tells of how many messages an input consists, each of which would come in an envelope."""
 
     def run(self, data: bytes) -> None:
         """Take an input."""
@@ -47,16 +47,16 @@ class Harness:
             self.parse(value)
 
 
-def of_bytes(seeds, *, is_json=False):
+def of_bytes(seeds, *, is_json=False, messages=lambda _: 1):
     """Enter a function of bytes; `is_json` where they are the text of JSON all the same."""
 
     def enter(parse):
-        return _entered(parse, bytes, seeds, is_json)
+        return _entered(parse, bytes, seeds, is_json, messages)
 
     return enter
 
 
-def of_json(seeds, *, messages=False):
+def of_json(seeds, *, messages=lambda _: 1):
     """Enter a function of a decoded JSON value; what is no JSON never comes to its parser."""
 
     def enter(parse):
@@ -65,7 +65,11 @@ def of_json(seeds, *, messages=False):
     return enter
 
 
-def _entered(parse, decode, seeds, is_json, messages=False):
+def items(value):
+    return len(value) if isinstance(value, list) else 1
+
+
+def _entered(parse, decode, seeds, is_json, messages):
     name, about = parse.__name__, (parse.__doc__ or "").strip()
     place = parse.__module__
     HARNESSES[name] = Harness(name, parse, decode, seeds, is_json, about, place, messages)

@@ -80,12 +80,19 @@ def verdict(data):
 
 @of_bytes(seeds.traces)
 def trace(data):
-    """The recording of a call: fed through the core again, and drawn."""
-    text = data.decode("utf-8", "replace")
+    """The recording of a call, fed through the core again."""
     try:
-        found = read_trace("FILE", text, PLUGINS)
+        replay_trace(read_trace("FILE", data.decode("utf-8", "replace"), PLUGINS), PLUGINS)
+    except UsageError:
+        return
+
+
+@of_bytes(seeds.drawn_calls)
+def call_picture(data):
+    """The recording of a call, drawn."""
+    try:
+        found = read_trace("FILE", data.decode("utf-8", "replace"), PLUGINS)
         drawn(of_trace(found, BY_NAME))
-        replay_trace(found, PLUGINS)
     except UsageError:
         return
 

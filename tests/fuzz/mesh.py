@@ -19,7 +19,7 @@ from rtcfoci_mesh.wire import MAX_LINES, Lines, check_sdp, read_signal, write_si
 from rtcfoci.core.model import Transport
 from rtcfoci.errors import RemoteProtocolError
 from tests.fuzz import seeds
-from tests.fuzz.harness import of_bytes, of_json
+from tests.fuzz.harness import items, of_bytes, of_json
 
 INSTANCE = "i0"
 
@@ -38,7 +38,7 @@ def mesh_signal(value):
     assert read_signal(write_signal(read)) == read
 
 
-@of_json(seeds.mesh_talks, messages=True)
+@of_json(seeds.mesh_talks, messages=items)
 def mesh_talk(value):
     """One signal after the other, and time: what is remembered and done of them is bounded."""
     for offerer in (True, False):
@@ -115,7 +115,7 @@ def mesh_description(data):
         SessionDescription.parse(bounded)
 
 
-@of_bytes(seeds.mesh_packets)
+@of_bytes(seeds.mesh_packets, messages=lambda data: len(data) // 6)
 def mesh_sound(data):
     """Packets of sound, six bytes each: those that come out are in order, and few wait."""
     buffer, now_s = JitterBuffer(48_000), 0.0
@@ -127,7 +127,7 @@ def mesh_sound(data):
     assert buffer.due_s is None
 
 
-@of_bytes(seeds.mesh_packets)
+@of_bytes(seeds.mesh_packets, messages=lambda data: len(data) // 6)
 def mesh_video(data):
     """Packets of pictures, six bytes each: a picture is whole, and few wait."""
     assembly, now_s = Assembly(), 0.0

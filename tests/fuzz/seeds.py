@@ -331,6 +331,11 @@ def traces():
     yield from (begin + line for line in seen.values() if line not in begin)
 
 
+def drawn_calls():
+    """Recordings in which a call begins."""
+    yield from (trace for trace in traces() if b'"now"' in trace)
+
+
 def mesh_payloads():
     file = read(MSC_VECTORS / "payloads.json")
     for case in file["cases"]:

@@ -127,9 +127,8 @@ class Costs:
         harness, value = self._harness, self._harness.decode(data)
         if value is NOTHING:
             return 0.0
-        messages = len(value) if harness.messages and isinstance(value, list) else 1
         spent_ns = cost_ns(harness.parse, value, times=times)
-        return spent_ns / max(LEAST_BYTES * messages, len(data))
+        return spent_ns / max(LEAST_BYTES * max(1, harness.messages(value)), len(data))
 
     def known(self):
         """Every input that is known: (cost, way, input) of each."""

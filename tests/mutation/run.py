@@ -1,7 +1,7 @@
 """Change core modules in every small way and see whether their example tests notice; resumable.
 
     tox run -e mutation -- rtcfoci/core/selection.py      this one; folders and several are fine
-    tox run -e mutation -- --table rtcfoci/core           and write the table of docs/explanation/quality.md
+    tox run -e mutation -- --table rtcfoci/core           and put it into the table of docs/explanation/quality.md
     tox run -e mutation -- --fresh rtcfoci/core/slots.py  believe nothing that is known
 
 Each mutant meets the tests that call the function it changes, those first that noticed others; a change
@@ -50,6 +50,11 @@ class Score:
     equal: int
 
     @property
+    def name(self) -> str:
+        """Give its name within the core."""
+        return self.module.removeprefix("rtcfoci/core/")
+
+    @property
     def counted(self) -> int:
         """How many could be noticed."""
         return self.noticed + self.survived
@@ -62,8 +67,8 @@ class Score:
     @property
     def row(self) -> str:
         """Give the row of the table."""
-        name = self.module.removeprefix("rtcfoci/core/")
-        return f"| `{name}` | {self.counted} | {self.noticed} | {self.share:.1%} | {self.equal or ''} |"
+        figures = f"{self.counted} | {self.noticed} | {self.share:.1%} | {self.equal or ''}"
+        return f"| `{self.name}` | {figures} |"
 
 
 @cache
@@ -224,16 +229,15 @@ def main() -> None:
 
 
 def write(scores: list[Score]) -> None:
-    """Put the table where the page has it."""
-    head = [
-        "| module | mutants | noticed | score | equal to the original |",
-        "|---|---|---|---|---|",
-    ]
+    """Put their rows into the table of the page; those of other modules stay."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join([*head, *(found.row for found in scores)])
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n\n{END}{after}", encoding="utf-8")
+    table, _, after = rest.partition(END)
+    rows = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
+    rows |= {score.name: score.row for score in scores}
+    head = "| module | mutants | noticed | score | equal to the original |\n|---|---|---|---|---|\n"
+    lines = "".join(f"{rows[name]}\n" for name in sorted(rows))
+    PAGE.write_text(f"{before}{BEGIN}\n{head}{lines}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

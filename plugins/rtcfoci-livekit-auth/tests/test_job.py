@@ -533,6 +533,7 @@ def test_who_left_while_we_were_away_is_made_to_leave():
 
 def test_a_leave_that_was_being_sent_is_sent():
     play = Play(CAREFUL, record=record_of(Phase.LEAVING))
+    play.to(2)
     assert Look in play.kinds
     play.looked(False)
     assert Send in play.kinds

@@ -137,6 +137,24 @@ def test_an_event_of_no_known_type_is_said_to_be_so():
     )
 
 
+def test_a_sticky_member_may_name_no_device():
+    case = VECTORS["cases"][3]
+    member = {**case["content"]["member"], "device_id": ""}
+    parsed = parse_event(
+        DIALECTS, event_of(case, content={**case["content"], "member": member}), ROOM
+    )
+    assert isinstance(parsed, Membership)
+
+
+def test_the_problems_of_both_generations_together_are_bounded():
+    case = VECTORS["cases"][3]
+    content = {**case["content"], "transports": {"published": [{}] * 30}}
+    del content["versions"]
+    parsed = parse_event(DIALECTS, event_of(case, content=content), ROOM)
+    assert isinstance(parsed, Problems)
+    assert len(parsed.problems) == MAX_PROBLEMS
+
+
 def test_where_both_names_are_there_those_of_deployed_clients_count():
     case = VECTORS["cases"][10]
     member = {"id": "i", "user_id": VECTORS["sender"], "device_id": "DEV"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -152,6 +153,31 @@ def test_a_member_without_livekit_lists_its_own_transport(room, dialect):
     assert content["foci_preferred"] == [room.mesh.raw]
     assert "rtcfoci.transports" not in content
     harmless(content)
+
+
+@state_only
+@pytest.mark.parametrize(
+    ("can_subscribe", "written"),
+    [
+        ((), False),
+        (("livekit",), False),
+        (("rtcfoci.mesh",), True),
+        (("livekit", "rtcfoci.mesh"), True),
+    ],
+)
+def test_the_extension_is_written_only_where_it_says_more(room, dialect, can_subscribe, written):
+    content = room.write(dialect, "join", 0, room.own(can_subscribe=can_subscribe)).content
+    assert ("rtcfoci.transports" in content) == written
+
+
+@state_only
+@pytest.mark.parametrize("application", ["a.board", "m.call", "org.board"])
+@pytest.mark.parametrize("name", ["AAA", "ROOM", "side"])
+def test_only_the_rooms_own_call_has_no_call_id(room, dialect, application, name):
+    own = replace(room.own(), slot=Slot(room_id="!room:hs", application=application, name=name))
+    event = room.write(dialect, "join", 1000, own)
+    assert event.content["call_id"] == ("" if (application, name) == ("m.call", "ROOM") else name)
+    assert dialect.parse(event, "!room:hs").slot_id == f"{application}#{name}"
 
 
 @state_only

@@ -152,8 +152,10 @@ class Job:
             job._state = State.CONNECTED
         elif record.phase is Phase.LEAVING:
             if rules.settings.confirm_leaves:
-                job._state, job._check_until_s = State.CHECKING, now.s
-                job._confirm_until_s = now.s + CONFIRM_S
+                # What the SFU said while we were away is lost: they may be back.
+                job._state = State.CHECKING
+                job._look_due_s = job._check_until_s = now.s + INTENT_GRACE_S
+                job._confirm_until_s = job._check_until_s + CONFIRM_S
             else:
                 job._enter(State.LEAVING, now)
         return job

@@ -115,22 +115,23 @@ class Person:
     async def _delegate(self):
         return await self.crowd.post(DELEGATE, self.member.body(DELEGATE, self.leave))
 
-    async def _enter(self):
+    async def _enter(self, *, sure=False):
         self.sid = self.crowd.sfu.join(self.member.alias, self.identity)
         self.note("in")
-        await self._hook("participant_joined")
+        await self._hook("participant_joined", sure=sure)
 
     async def _reconnect(self):
         old, reason = self.sid, self.random.choice(BREAKS)
         self.crowd.sfu.leave(self.member.alias, self.identity)
         self.note(reason)
-        hook = asyncio.create_task(self._hook("participant_left", reason, sid=old))
+        hook = asyncio.create_task(self._hook("participant_left", reason, sid=old, sure=True))
         await asyncio.sleep(self.random.uniform(0.0, 0.5))
-        await self._enter()
+        await self._enter(sure=True)
         await hook
 
-    async def _hook(self, event, reason=None, sid=""):
-        if self.random.random() < 0.1:
+    async def _hook(self, event, reason=None, sid="", *, sure=False):
+        # Who is told of an end and not of the return cannot know better.
+        if not sure and self.random.random() < 0.1:
             self.note(f"{event} dropped")
             return  # The service has to notice by itself.
         hook = self.crowd.sfu.webhook(
