@@ -78,17 +78,24 @@ ROOM = "\\nA" + "R" * 65
 SCRIPT = """
 wrk.method, wrk.body = "POST", [[{body}]]
 local number, threads = 0, {{}}
-unexpected = 0
+unexpected, example = 0, ""
 function setup(thread) table.insert(threads, thread) end
 function request()
     number = number + 1
     return wrk.format(nil, nil, nil, (wrk.body:gsub("NUMBER", "{name}" .. number)))
 end
-function response(status) if status ~= {status} then unexpected = unexpected + 1 end end
+function response(status, headers, body)
+    if status ~= {status} then unexpected, example = unexpected + 1, status .. " " .. body:sub(1, 200) end
+end
 function done(summary, latency)
     local e, wrong = summary.errors, 0
-    for _, thread in ipairs(threads) do wrong = wrong + thread:get("unexpected") end
-    wrong = wrong + e.connect + e.read + e.write + e.timeout
+    for _, thread in ipairs(threads) do
+        wrong = wrong + thread:get("unexpected")
+        if wrong > 0 then print("an answer: " .. thread:get("example")) end
+    end
+    print("unanswered: connect " .. e.connect .. ", read " .. e.read .. ", write " .. e.write
+        .. ", slower than 2 s " .. e.timeout)
+    wrong = wrong + e.connect + e.read + e.write
     print(string.format('{{"requests":%d,"us":%d,"p50_us":%d,"p99_us":%d,"wrong":%d}}', summary.requests,
         summary.duration, latency:percentile(50), latency:percentile(99), wrong))
 end

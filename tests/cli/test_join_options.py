@@ -9,6 +9,8 @@ from rtcfoci.cli import join as command
 from rtcfoci.cli.main import main
 from rtcfoci.errors import UsageError
 
+JOIN = ("--plugin", "rtcfoci.testing.memory_types", "join", "!room:hs", "--focus", "memory.pairwise")
+
 
 @pytest.fixture
 def asked(monkeypatch):
@@ -32,10 +34,10 @@ def asked(monkeypatch):
 
 
 def test_trust_is_required_where_that_is_said(asked, capsys):
-    assert main(["join", "!room:hs", "--focus", "mesh"]) == 2
+    assert main(JOIN) == 2
     assert (asked["require_trusted"], asked["forgotten"]) == (False, [])
     options = ["--require-trusted", "--accept-identity", "@ann:hs", "--accept-identity", "@bob:hs"]
-    assert main(["join", "!room:hs", "--focus", "mesh", *options]) == 2
+    assert main([*JOIN, *options]) == 2
     assert (asked["require_trusted"], asked["forgotten"]) == (True, ["@ann:hs", "@bob:hs"])
     assert asked["closed"]
     assert "enough is seen" in capsys.readouterr().err

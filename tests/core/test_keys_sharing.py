@@ -2,8 +2,8 @@
 
 import pytest
 
+from rtcfoci.core.key_effects import KeyConfig, SendKey, SetKey, UseKey
 from rtcfoci.core.key_messages import WRITTEN_KEY_TYPE, Key
-from rtcfoci.core.keys import KeyConfig, SendKey, SetKey, UseKey
 from rtcfoci.core.model import Member
 from tests.core.keying import (
     ANN,

@@ -1,7 +1,7 @@
 """Change core modules in every small way and see whether their example tests notice; resumable.
 
     tox run -e mutation -- rtcfoci/core/selection.py      this one; folders and several are fine
-    tox run -e mutation -- --table rtcfoci/core           and put it into docs/explanation/quality.md
+    tox run -e mutation -- --table rtcfoci/core           and put it into the table of docs/.../quality.md
     tox run -e mutation -- --fresh rtcfoci/core/slots.py  believe nothing that is known
 
 Each mutant meets the tests that call the function it changes, those first that noticed others; a change

@@ -155,6 +155,31 @@ def test_the_problems_of_both_generations_together_are_bounded():
     assert len(parsed.problems) == MAX_PROBLEMS
 
 
+def test_the_code_of_a_sticky_leave_is_told_up_to_80_characters():
+    member = {"id": "i", "membership": "leave"}
+    content = {"slot_id": "m.call#ROOM", "member": member, "msc4354_sticky_key": "i"}
+    content["leave_reason"] = {"code": "x" * 100}
+    parsed = parse_event(DIALECTS, event_of(VECTORS["cases"][3], content=content), ROOM)
+    assert isinstance(parsed, Leave)
+    assert parsed.reason == "x" * 80
+
+
+@pytest.mark.parametrize("key", ["msc4354_sticky_key", "sticky_key"])
+def test_a_key_alone_is_a_leave(key):
+    event = event_of(VECTORS["cases"][3], content={key: "i"})
+    assert Superset().reads(event)
+    assert isinstance(parse_event(DIALECTS, event, ROOM), Leave)
+
+
+@pytest.mark.parametrize("versions", [[], ["1"]])
+def test_versions_survive_a_round_trip(versions):
+    case = VECTORS["cases"][3]
+    content = {**case["content"], "versions": versions}
+    parsed = parse_event(DIALECTS, event_of(case, content=content), ROOM)
+    assert isinstance(parsed, Membership)
+    assert parsed.more.get("versions", []) == versions
+
+
 def test_where_both_names_are_there_those_of_deployed_clients_count():
     case = VECTORS["cases"][10]
     member = {"id": "i", "user_id": VECTORS["sender"], "device_id": "DEV"}
