@@ -9,7 +9,14 @@ from rtcfoci.cli import join as command
 from rtcfoci.cli.main import main
 from rtcfoci.errors import UsageError
 
-JOIN = ("--plugin", "rtcfoci.testing.memory_types", "join", "!room:hs", "--focus", "memory.pairwise")
+JOIN = (
+    "--plugin",
+    "rtcfoci.testing.memory_types",
+    "join",
+    "!room:hs",
+    "--focus",
+    "memory.pairwise",
+)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 In: listing the changes, naming them by the line they change, the list of equal ones (`equal.toml`).
 Out: trying them (`trial`), counting (`run`).
 
-Annotations, protocols, docstrings and the `*` and `/` of a signature are not changed: what uses them is a
-type checker.
+Annotations, protocols, docstrings, `@abstractmethod` and the `*` and `/` of a signature are not changed: what
+uses them is a type checker, which refuses a method without a body that is not abstract.
 Nor does a change count that is no Python, or of which Python warns, or that compares a member of an enum by
 equality instead of identity, which is the same.
 """
@@ -101,6 +101,9 @@ def _annotations(source: str) -> Iterator[tuple[Place, Place]]:
         found: list[ast.AST | None] = []
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.append(node.returns)
+            for part in node.decorator_list:
+                if ast.unparse(part) == "abstractmethod":
+                    yield (part.lineno, 0), (part.lineno + 1, 0)
         elif isinstance(node, ast.ClassDef) and any(
             isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases
         ):
