@@ -96,6 +96,7 @@ def test_of_many_users_and_long_names_it_is_short(house):
         house.take(n, f"@{name}")
     assert house.after(5_000) == f"events without a key: 3, of @{'a' * 99}, @b, @c"
     house.take(3, "@d")
+    assert house.unread.next_timer_ts_ms == T + 10_000
     assert house.after(5_000) == f"events without a key: 4, of @{'a' * 99}, @b, @c, ..."
 
 

@@ -44,7 +44,7 @@ def test_every_command_is_listed():
 
 def test_commands_in_the_documentation_have_their_options(capsys):
     seen = set()
-    for page in [*DOCS.rglob("*.md"), PACKAGE.parent / "README.md"]:
+    for page in [*DOCS.rglob("*.md"), Path(__file__).parents[1] / "README.md"]:
         for words in re.findall(r"^\$ rtcfoci-livekit-auth (.+)$", page.read_text(), re.MULTILINE):
             name, *given = shlex.split(words)
             module, _, function = COMMANDS[name][1].partition(":")
