@@ -17,7 +17,7 @@ from world import Stage
 
 from rtcfoci.testing import skip_or_fail
 
-POINTS = int(os.environ.get("RTCFOCI_FAULT_POINTS", "5"))
+POINTS = int(os.environ.get("RTCFOCI_FAULT_POINTS", "3"))
 SEED = os.environ.get("RTCFOCI_FAULT_SEED") or str(random.randrange(10**6))
 SIZE = 200
 CAREFUL = {
