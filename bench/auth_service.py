@@ -7,7 +7,7 @@ room is made at the SFU, a token is minted. Homeserver and SFU are nginx with fi
 at once; the load comes from wrk. Both are Debian's packages. Everything shares the machine's cores, so a
 service that leaves more of them to the others is seen to be faster than it is alone; that holds for both.
 
-Sides take turns, each figure in a fresh process after 300 requests that do not count; a figure is the
+Sides take turns, each figure in a fresh process after a second that does not count; a figure is the
 median of its rounds. What each step costs is the difference in processor time a request between a refused
 one, one that stops before the step, and one that does not.
 
@@ -263,12 +263,12 @@ class Bench:
             self._leaves(side)
         return self.found
 
-    def _warm(self, side: str, **settings: str) -> Service:
+    def _warm(self, side: str, at_a_time: int = 16, **settings: str) -> Service:
         start = time.perf_counter()
         service = self.world.service(self.sides[side], **settings)
         took_s = time.perf_counter() - start
         self.found.healthy_s[side] = min(took_s, self.found.healthy_s.get(side, took_s))
-        self.world.load(service, 4, 1)
+        self.world.load(service, at_a_time, 1)
         return service
 
     def _rates(self) -> None:
@@ -276,7 +276,7 @@ class Bench:
         for _ in range(self.rounds):
             for at_a_time in AT_A_TIME:
                 for side in self.sides:
-                    service = self._warm(side)
+                    service = self._warm(side, at_a_time)
                     loads.setdefault((side, at_a_time), []).append(
                         self.world.load(service, at_a_time, self.seconds)
                     )
